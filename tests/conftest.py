@@ -1,0 +1,212 @@
+"""The loop matrix, and the check after each test that nothing is left behind."""
+
+import asyncio
+import gc
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from pytest_asyncio import is_async_test
+
+# Set by CI: what a developer's machine may lack must be there, so nothing is skipped unseen.
+REQUIRE_ALL = os.environ.get("AIOSOCKETSERVER_REQUIRE_ALL", "") not in ("", "0")
+
+# How long a straggler (a task, a thread, a descriptor) may take to end after its test, in seconds.
+GRACE = 2.0
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the running test because of *what*, or fail it where nothing may be missing."""
+    if REQUIRE_ALL:
+        pytest.fail(f"{what}, and AIOSOCKETSERVER_REQUIRE_ALL is set", pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture
+def require_program() -> Callable[[str], str]:
+    """A function that returns the path of a program, or skips the test that needs it."""
+
+    def find(name: str) -> str:
+        return shutil.which(name) or missing(f"the program {name!r} is not installed")
+
+    return find
+
+
+# --- the loop matrix ---
+
+
+def _uvloop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        missing("uvloop is not installed")
+    return uvloop.new_event_loop()
+
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.SelectorEventLoop}
+
+if sys.version_info >= (3, 12):
+
+    def _eager() -> asyncio.AbstractEventLoop:
+        loop = asyncio.SelectorEventLoop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        return loop
+
+    LOOPS["eager"] = _eager
+
+LOOPS["uvloop"] = _uvloop
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--loops",
+        default=",".join(LOOPS),
+        help="run async tests on these event loops only (default: %(default)s)",
+    )
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    names = str(config.getoption("--loops")).split(",")
+    if unknown := set(names) - LOOPS.keys():
+        raise pytest.UsageError(f"--loops: {sorted(unknown)} not among {list(LOOPS)}")
+    return {name: LOOPS[name] for name in names}
+
+
+# --- nothing is left behind ---
+
+
+def pytest_collection_finish() -> None:
+    # libuv's first loop opens a pipe for signals that stays open as long as the process lives.
+    if importlib.util.find_spec("uvloop"):
+        _uvloop().close()
+    # All that exists now stays for the whole run: out of the collector's sight, so that collecting
+    # after each test takes one millisecond, not thirty.
+    gc.collect()
+    gc.freeze()
+
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+    return report
+
+
+_DESCRIPTORS = Path("/proc/self/fd" if os.path.exists("/proc/self/fd") else "/dev/fd")
+
+
+def _open_descriptors() -> set[tuple[int, int, int]]:
+    """Number, device and inode: a number that was closed and given again is another one."""
+    found = set()
+    for name in os.listdir(_DESCRIPTORS):
+        try:
+            status = os.fstat(int(name))
+        except OSError:
+            continue  # the descriptor that listed the directory
+        found.add((int(name), status.st_dev, status.st_ino))
+    return found
+
+
+def _describe(descriptor: int) -> str:
+    try:
+        return f"{descriptor} -> {os.readlink(_DESCRIPTORS / str(descriptor))}"
+    except OSError:
+        return str(descriptor)
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture
+def loop_errors() -> Iterator[list[logging.LogRecord]]:
+    """What the event loop reported as an error: a lost task's exception, a failed callback.
+
+    A test that provokes such an error asserts on this list and clears it; anything left fails it.
+    """
+    handler = _Records()
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(handler)
+    yield handler.records
+    logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_in_process(
+    request: pytest.FixtureRequest, loop_errors: list[logging.LogRecord]
+) -> Iterator[None]:
+    """Fails a test that leaves a descriptor or a thread, or an error that only the loop saw.
+
+    It is the outermost fixture: the event loop is made after it and closed before its check.
+    """
+    threads = set(threading.enumerate())
+    descriptors = _open_descriptors()
+    yield
+    if request.node.stash.get(_failed, False):
+        return  # its traceback keeps alive whatever the test had open
+    gc.collect()  # a resource warning belongs to the test that caused it
+
+    deadline = time.monotonic() + GRACE
+    for thread in set(threading.enumerate()) - threads:
+        if not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+    # Nothing tells when another thread closes a descriptor, hence the polling.
+    while _open_descriptors() - descriptors and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    left = [
+        f"thread {thread.name}"
+        for thread in set(threading.enumerate()) - threads
+        if not thread.daemon
+    ]
+    left += [
+        f"descriptor {_describe(number)}"
+        for number, _, _ in sorted(_open_descriptors() - descriptors)
+    ]
+    left += [f"error seen by the loop only: {record.getMessage()}" for record in loop_errors]
+    if left:
+        pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture
+async def _no_task_left_on_loop(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    if request.node.stash.get(_failed, False):
+        return
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + GRACE
+    while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
+        remaining = deadline - loop.time()
+        if remaining <= 0:
+            tasks = "\n  ".join(repr(task) for task in left)
+            pytest.fail(f"tasks left behind:\n  {tasks}", pytrace=False)
+        await asyncio.wait(left, timeout=remaining)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_on_loop(request: pytest.FixtureRequest, _nothing_left_in_process: None) -> None:
+    # Asked for by name, since an autouse async fixture would give sync tests a loop too.
+    if is_async_test(request.node):
+        request.getfixturevalue("_no_task_left_on_loop")
