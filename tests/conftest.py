@@ -1,17 +1,19 @@
 """The loop matrix, and the check after each test that nothing is left behind."""
 
 import asyncio
+import functools
 import gc
 import importlib.util
+import inspect
 import logging
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from pytest_asyncio import is_async_test
@@ -80,6 +82,40 @@ def pytest_asyncio_loop_factories(
     if unknown := set(names) - LOOPS.keys():
         raise pytest.UsageError(f"--loops: {sorted(unknown)} not among {list(LOOPS)}")
     return {name: LOOPS[name] for name in names}
+
+
+# --- a test that hangs ---
+
+
+def _time_limit(item: pytest.Item) -> float | None:
+    """The limit that pytest-timeout has for *item*, in seconds."""
+    if marker := item.get_closest_marker("timeout"):
+        limit = marker.args[0] if marker.args else marker.kwargs.get("timeout")
+    else:
+        limit = item.config.getoption("--timeout") or item.config.getini("timeout")
+    return float(limit) if limit else None
+
+
+def _bounded(
+    test: Callable[..., Awaitable[None]], limit: float
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    @functools.wraps(test)
+    async def run(*args: Any, **kwargs: Any) -> None:
+        async with asyncio.timeout(limit):
+            await test(*args, **kwargs)
+
+    return run
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # pytest-timeout's stacks end where the loop waits for events, and it ends the whole run.
+    # A limit inside the loop, a little earlier, shows the `await` that hangs, and the run goes on.
+    if (
+        isinstance(item, pytest.Function)
+        and inspect.iscoroutinefunction(item.obj)
+        and (limit := _time_limit(item))
+    ):
+        item.obj = _bounded(item.obj, 0.8 * limit)
 
 
 # --- nothing is left behind ---
