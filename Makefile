@@ -1,0 +1,81 @@
+# Needs git, make and a Python of at least 3.11; the rest is installed into .venv.
+#
+#   make serve     run the demo server until Ctrl-C
+#   make test      run every check: linters, type checkers, tests on each Python found, coverage
+#   make lint      the linters and type checkers only
+#   make format    put the code into the form that `make lint` asks for
+#   make mutants   put known faults into copies of the package: the tests must catch each
+#   make bench     measure the echo server against asyncio's streams
+#   make clean     remove what the above made
+#
+# PYTHON=/path/to/python chooses the interpreter of .venv; by default it is the newest on PATH.
+
+VERSIONS := $(shell tools/pythons)
+ifdef PYTHON
+  MAIN := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+else
+  # A .venv that is there stays, whatever has been added to PATH since.
+  MAIN := $(shell sed -n 's/^version *= *\([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null)
+  ifeq ($(MAIN),)
+    MAIN := $(firstword $(VERSIONS))
+  endif
+  PYTHON = $$(tools/pythons $(MAIN))
+endif
+OTHERS := $(filter-out $(MAIN),$(VERSIONS))
+
+CREATED := .venv/.created-$(MAIN)
+SERVES := .venv/.installed-to-serve
+CHECKS := .venv/.installed-to-check
+OTHER_CHECKS := $(OTHERS:%=.venv/python%/.installed-to-check)
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --editable
+RUN := .venv/bin/python
+
+.PHONY: serve test lint format mutants bench clean
+.DELETE_ON_ERROR:
+
+serve: $(SERVES)
+	@# make would report Ctrl-C as an error: the shell takes the signal too, and ends well.
+	@trap : INT; $(RUN) examples/echo.py || [ $$? = 130 ]
+
+test: $(CHECKS) $(OTHER_CHECKS)
+	@$(RUN) tools/checks.py test $(RUN) $(OTHERS:%=.venv/python%/bin/python)
+
+lint: $(CHECKS)
+	@$(RUN) tools/checks.py lint
+
+format: $(CHECKS)
+	@$(RUN) -m ruff check --fix-only --quiet
+	@$(RUN) -m ruff format
+
+mutants: $(CHECKS)
+	@$(RUN) tools/mutants.py
+
+bench: $(SERVES)
+	@$(RUN) benchmarks/echo.py
+
+clean:
+	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CREATED):
+	@test -n "$(MAIN)" || { echo "No Python >= 3.11 with venv and ensurepip was found on PATH." >&2; exit 1; }
+	@echo "creating .venv (Python $(MAIN))"
+	@rm -rf .venv
+	@"$(PYTHON)" -m venv .venv
+	@touch $@
+
+$(SERVES): $(CREATED) pyproject.toml
+	@echo "installing the package with uvloop"
+	@$(RUN) $(PIP_INSTALL) '.[uvloop]'
+	@touch $@
+
+$(CHECKS): $(CREATED) pyproject.toml
+	@echo "installing what the checks need"
+	@$(RUN) $(PIP_INSTALL) '.[dev]'
+	@touch $@
+
+.venv/python%/.installed-to-check: $(CREATED) pyproject.toml
+	@echo "installing what the checks need (Python $*)"
+	@"$$(tools/pythons $*)" -m venv .venv/python$*
+	@.venv/python$*/bin/python $(PIP_INSTALL) '.[dev]'
+	@touch $@

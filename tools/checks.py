@@ -1,0 +1,125 @@
+"""Run the project's checks: `checks.py lint`, or `checks.py test PYTHON...` for all of them.
+
+`test` runs the test suite under each interpreter given, two programs at a time, beside the linters
+and type checkers. Output is kept and printed in a fixed order: the linters first, then the coverage
+of all test runs together, last each test run, so that pytest's summary ends it all.
+"""
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+AT_ONCE = 2
+
+
+@dataclass
+class Check:
+    """One program to run; `output` and `passed` are set when it has run."""
+
+    name: str
+    command: list[str]
+    output: str = ""
+    passed: bool = False
+
+    def run(self) -> None:
+        start = time.monotonic()
+        done = subprocess.run(
+            self.command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        self.output = done.stdout
+        self.passed = done.returncode == 0
+        verdict = "passed" if self.passed else "FAILED"
+        print(f"{self.name}: {verdict} in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def python(*arguments: str) -> list[str]:
+    return [sys.executable, *arguments]
+
+
+def lint_checks() -> list[Check]:
+    checks = [
+        Check("ruff check", python("-m", "ruff", "check", "--quiet")),
+        Check("ruff format", python("-m", "ruff", "format", "--check", "--quiet")),
+    ]
+    # The oldest and the newest version: code may stand behind a test of sys.version_info.
+    for version in ("3.11", "3.13"):
+        checks += [
+            Check(f"mypy for {version}", python("-m", "mypy", "--python-version", version)),
+            Check(
+                f"pyright for {version}",
+                [
+                    *python("-m", "pyright", "--pythonpath", sys.executable),
+                    "--pythonversion",
+                    version,
+                ],
+            ),
+        ]
+    return checks
+
+
+def test_check(interpreter: str) -> Check:
+    version = subprocess.run(
+        [interpreter, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    cache = f"cache_dir=.pytest_cache/{version}"
+    return Check(
+        f"pytest on Python {version}",
+        [interpreter, "-m", "coverage", "run", "-m", "pytest", "-o", cache],
+    )
+
+
+def coverage_checks() -> list[Check]:
+    return [
+        Check("coverage combine", python("-m", "coverage", "combine", "--quiet")),
+        Check("coverage of all test runs", python("-m", "coverage", "report")),
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["lint"] | ["test", _, *_]:
+            interpreters = arguments[1:]
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+
+    lints = lint_checks()
+    tests = [test_check(interpreter) for interpreter in interpreters]
+    coverage: list[Check] = []
+
+    if tests:
+        subprocess.run(python("-m", "coverage", "erase"), cwd=ROOT, check=True)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        # The tests take longest, so they start first.
+        list(pool.map(Check.run, tests + lints))
+    if tests:
+        coverage = coverage_checks()
+        for check in coverage:
+            check.run()
+
+    for check in lints + coverage + tests:
+        if check.output.strip() and not (check in lints and check.passed):
+            print(f"\n=== {check.name} ===\n{check.output.rstrip()}", flush=True)
+    failed = [check.name for check in lints + coverage + tests if not check.passed]
+    if failed:
+        # On standard error, where it does not come between pytest's summary and its reader.
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
