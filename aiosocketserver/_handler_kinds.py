@@ -1,0 +1,155 @@
+"""Which kind of handler a RequestHandlerClass is, told when the server is made.
+
+A mistake here would otherwise be a connection that closes without a word: a coroutine
+that nobody awaits, or a blocking call on the loop.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import socketserver
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Any
+
+from .handlers import BaseRequestHandler
+
+
+class HandlerKind(Enum):
+    """How a handler runs."""
+
+    COROUTINE = "as a task on the server's loop"
+    LEGACY = "in a thread or child of its own, with blocking calls"
+
+
+def handler_kind(handler: object, *, mix_in: bool) -> HandlerKind:
+    """The kind of `handler`, a RequestHandlerClass.
+
+    `mix_in` tells whether the server can run legacy handlers. Raises TypeError, which
+    says what to change, for everything that could not work.
+    """
+    target = handler
+    while isinstance(target, functools.partial):
+        target = target.func
+    if not callable(target):
+        raise TypeError(f"RequestHandlerClass must be a handler class, not {target!r}")
+    if not isinstance(target, type):
+        if inspect.iscoroutinefunction(target):
+            raise TypeError(
+                f"RequestHandlerClass is the coroutine function {_name(target)}: put it into "
+                "a class derived from aiosocketserver.BaseRequestHandler, as its handle()"
+            )
+        return _legacy(f"the factory {_name(target)} makes legacy handlers", mix_in)
+    if issubclass(target, BaseRequestHandler):
+        _check_coroutine_handler(target)
+        return HandlerKind.COROUTINE
+    return _legacy_class(target, mix_in)
+
+
+def _check_coroutine_handler(cls: type[BaseRequestHandler]) -> None:
+    if cls.handle is BaseRequestHandler.handle:
+        raise TypeError(f"{_name(cls)} has no handle(): define `async def handle(self)`")
+    plain = [name for name in ("setup", "handle", "finish") if not _is_coroutine(cls, name)]
+    if "handle" in plain:
+        raise TypeError(
+            f"{_name(cls)}.handle() is a plain function, and its base class "
+            f"{_base(cls)} is for coroutines: make it `async def handle(self)` and put "
+            "`await` before each I/O call, or derive from socketserver's own handler "
+            "class to run it in threads"
+        )
+    if plain:
+        raise TypeError(
+            f"{_name(cls)}.{plain[0]}() is a plain function beside a coroutine handle(): "
+            f"make it `async def {plain[0]}(self)`"
+        )
+
+
+def _legacy_class(cls: type, mix_in: bool) -> HandlerKind:
+    handle = getattr(cls, "handle", None)
+    if handle is None or handle is socketserver.BaseRequestHandler.handle:
+        raise TypeError(f"{_name(cls)} has no handle(): a handler class must define it")
+    for name in ("handle", "setup", "finish"):
+        if getattr(cls, name, None) is not None and _is_coroutine(cls, name):
+            base = "StreamRequestHandler" if hasattr(cls, "rbufsize") else "BaseRequestHandler"
+            raise TypeError(
+                f"{_name(cls)}.{name}() is a coroutine, and its base class {_base(cls)} would "
+                f"never await it: derive from aiosocketserver.{base}"
+            )
+    return _legacy(f"{_name(cls)}.handle() is a plain function", mix_in)
+
+
+def _legacy(what: str, mix_in: bool) -> HandlerKind:
+    if not mix_in:
+        raise TypeError(
+            f"{what}, which would block the loop: use a server class with ThreadingMixIn "
+            "(ThreadingTCPServer, ...) or ForkingMixIn, or make it a coroutine on "
+            "aiosocketserver's handler classes"
+        )
+    return HandlerKind.LEGACY
+
+
+def _is_coroutine(cls: type, name: str) -> bool:
+    function = getattr(cls, name)
+    if inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{_name(cls)}.{name}() is an asynchronous generator, because it has a `yield`: "
+            "make it a coroutine"
+        )
+    # A decorator made with functools.wraps leads back to the coroutine that it wraps.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        inspect.unwrap(function)
+    )
+
+
+def _name(thing: object) -> str:
+    return getattr(thing, "__qualname__", None) or repr(thing)
+
+
+def _base(cls: type) -> str:
+    base = cls.__mro__[1]
+    return f"{base.__module__}.{base.__qualname__}"
+
+
+def run_legacy(handler: Callable[..., Any], *args: Any) -> None:
+    """Make a legacy handler, which serves the request, and see that nothing goes unsaid.
+
+    socketserver's base class drops what `handle` returns. An awaitable among it means
+    that the handler has not run, so that is a TypeError here.
+    """
+    target, keywords = handler, {}
+    while isinstance(target, functools.partial):
+        args, keywords = target.args + args, {**target.keywords, **keywords}
+        target = target.func
+    # Only what `type.__call__` does can be done in two steps.
+    if not isinstance(target, type) or type(target).__call__ is not type.__call__:
+        _check_result(handler, target(*args, **keywords))
+        return
+    instance = target.__new__(target, *args, **keywords)
+    if not isinstance(instance, target):
+        return
+
+    def handle() -> object:
+        del instance.__dict__["handle"]
+        result = instance.handle()
+        _check_result(target.handle, result)
+        return result
+
+    attributes = getattr(instance, "__dict__", {})
+    attributes["handle"] = handle
+    try:
+        instance.__init__(*args, **keywords)
+    finally:
+        attributes.pop("handle", None)
+
+
+def _check_result(called: object, result: object) -> None:
+    if isinstance(result, Awaitable):
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()
+        raise TypeError(
+            f"{_name(called)}() is a plain function that returned an awaitable, "
+            f"{type(result).__qualname__}, which nobody would await: make it `async def` on "
+            "aiosocketserver's handler classes"
+        )

@@ -1,0 +1,157 @@
+"""The requests that a server is serving: what `shutdown` waits for, and then cuts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from contextvars import ContextVar
+from typing import Any
+
+from .sockets import StreamSocket
+
+
+class InProgress:
+    """One request that is being served, until everything of it is over."""
+
+    __slots__ = ("__weakref__", "client_address", "request")
+
+    # Whether `shutdown` waits for it.
+    awaited = True
+
+    def __init__(self, request: Any, client_address: Any) -> None:
+        self.request = request
+        self.client_address = client_address
+
+    def cancel(self) -> None:
+        """Ask it to end."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Make it end, as far as that can be done: it was asked and did not."""
+
+
+class InTask(InProgress):
+    """A request that a task on the loop serves."""
+
+    __slots__ = ("task",)
+
+    task: asyncio.Task[None] | None
+
+    def __init__(self, request: Any, client_address: Any) -> None:
+        super().__init__(request, client_address)
+        self.task = None
+
+    def __repr__(self) -> str:
+        return f"{self.task!r}"
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel("the server is shutting down")
+
+    def abort(self) -> None:
+        # Whatever it waits for on its connection now raises; a second cancellation
+        # gets it out of other waits.
+        if isinstance(self.request, StreamSocket):
+            self.request._abort()
+        self.cancel()
+
+
+class InThread(InProgress):
+    """A request that a legacy handler serves in a thread."""
+
+    __slots__ = ("awaited", "loop_call", "name")
+
+    def __init__(self, request: Any, client_address: Any, name: str, *, awaited: bool) -> None:
+        super().__init__(request, client_address)
+        self.name = name
+        self.awaited = awaited
+        # What the thread waits for in `run_on_loop`.
+        self.loop_call: Future[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"the thread {self.name!r}"
+
+    def cancel(self) -> None:
+        # A thread cannot be cancelled; what it waits for can be ended.
+        if isinstance(self.request, socket.socket):
+            with contextlib.suppress(OSError):
+                self.request.shutdown(socket.SHUT_RDWR)
+        if self.loop_call is not None:
+            self.loop_call.cancel()
+
+
+class InChild(InProgress):
+    """A request that a legacy handler serves in a forked child."""
+
+    __slots__ = ("awaited", "pid")
+
+    def __init__(self, client_address: Any, pid: int, *, awaited: bool) -> None:
+        super().__init__(None, client_address)
+        self.pid = pid
+        self.awaited = awaited
+
+    def __repr__(self) -> str:
+        return f"the child process {self.pid}"
+
+    def cancel(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def abort(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Not somebody else's process: the number is ours until the child is reaped.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+# The request that the running code serves. Tasks and threads started by a handler
+# inherit it, so that a `shutdown` from anywhere in it does not wait for itself.
+current: ContextVar[InProgress | None] = ContextVar("aiosocketserver_request", default=None)
+
+
+class RequestsInProgress:
+    """The set of them. It belongs to the loop's thread.
+
+    `on_room` is called after one has ended.
+    """
+
+    def __init__(self, on_room: Callable[[], object]) -> None:
+        self._requests: set[InProgress] = set()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._on_room = on_room
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Any:
+        return iter(self._requests)
+
+    def add(self, request: InProgress) -> None:
+        self._requests.add(request)
+
+    def discard(self, request: InProgress) -> None:
+        self._requests.discard(request)
+        self._on_room()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def awaited(self, exempt: Collection[InProgress]) -> list[InProgress]:
+        """Those that a shutdown has to wait for."""
+        return [r for r in self._requests if r.awaited and r not in exempt]
+
+    async def wait(self, exempt: Collection[InProgress]) -> None:
+        """Return when only those in `exempt`, and those that nobody awaits, are left."""
+        while self.awaited(exempt):
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.remove(waiter)

@@ -1,0 +1,129 @@
+"""Addresses: what a server can be bound to, and errors that name what was wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import stat
+
+# sun_path of struct sockaddr_un, less the final NUL (unix(7)).
+UNIX_PATH_MAX = 107
+
+
+def family_of(address: object, default: int) -> int:
+    """The address family for `address` on a server whose class says `default`.
+
+    An IPv6 literal on a class for IPv4 makes it AF_INET6; everything else keeps the
+    default. Raises TypeError or ValueError for an address of the wrong form.
+    """
+    if default == socket.AF_UNIX:
+        _check_unix(address)
+        return default
+    if default not in (socket.AF_INET, socket.AF_INET6):
+        return default
+    if not isinstance(address, tuple) or not 2 <= len(address) <= 4:
+        raise TypeError(f"the address must be a (host, port) tuple, and is {address!r}")
+    host, port = address[0], address[1]
+    if not isinstance(host, str | bytes | bytearray):
+        raise TypeError(f"the host of an address must be a string, and is {host!r}: {address!r}")
+    if not isinstance(port, int):
+        raise TypeError(f"the port of an address must be a whole number, and is {port!r}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"the port of an address must be 0 to 65535, and is {port}")
+    return socket.AF_INET6 if default == socket.AF_INET and _is_ipv6(host) else default
+
+
+def _is_ipv6(host: str | bytes | bytearray) -> bool:
+    try:
+        return ipaddress.ip_address(host if isinstance(host, str) else host.decode()).version == 6
+    except ValueError:
+        return False
+
+
+def _check_unix(address: object) -> None:
+    if not isinstance(address, str | bytes | os.PathLike) or not address:
+        raise TypeError(
+            f"the address of a Unix socket must be a path or '\\0name', and is {address!r}"
+        )
+    path = os.fsencode(address)
+    # An abstract name has no final NUL, and may be one byte longer (unix(7)).
+    longest = UNIX_PATH_MAX + 1 if path.startswith(b"\0") else UNIX_PATH_MAX
+    if len(path) > longest:
+        raise OSError(
+            errno.ENAMETOOLONG,
+            f"the path of a Unix socket may have {longest} bytes, and has {len(path)}",
+            os.fsdecode(path),
+        )
+
+
+def bind(sock: socket.socket, address: object) -> None:
+    """Bind `sock`, with errors that name the address.
+
+    A Unix path where a socket lies that nobody listens on is replaced; one of a live
+    server is OSError (EADDRINUSE), and any other file is left alone: FileExistsError.
+    """
+    if sock.family == socket.AF_UNIX:
+        assert isinstance(address, str | bytes | os.PathLike)
+        path = os.fspath(address)
+        if os.fsencode(path)[:1] != b"\0":
+            _claim_path(path, sock.type)
+        address = path
+    try:
+        sock.bind(address)  # type: ignore[arg-type]
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"{error.strerror}: {address!r}") from error
+    except FileNotFoundError as error:
+        folder = os.path.dirname(os.fsdecode(address))  # type: ignore[arg-type]
+        raise FileNotFoundError(
+            errno.ENOENT, f"there is no folder {folder!r} for the socket", address
+        ) from error
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: {address!r}") from error
+
+
+def _claim_path(path: str | bytes, kind: int) -> None:
+    """Make `path` free for a new socket if only a stale socket is there."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise FileExistsError(
+            errno.EEXIST, "there is a file that is not a socket, and it is left alone", path
+        )
+    if _is_alive(path, kind):
+        raise OSError(errno.EADDRINUSE, "another server is listening on this socket", path)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(path), found):
+            os.unlink(path)
+
+
+def _is_alive(path: str | bytes, kind: int) -> bool:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        # A full backlog would make a blocking connect() wait.
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            # EAGAIN: its backlog is full; EPROTOTYPE: it is a socket of another type.
+            return True
+        return True
+
+
+def path_status(address: str | bytes) -> os.stat_result | None:
+    """What identifies the socket file at `address`; None for an abstract name."""
+    if os.fsencode(address)[:1] == b"\0":
+        return None
+    return os.lstat(address)
+
+
+def remove_path(address: str | bytes, status: os.stat_result) -> None:
+    """Remove the socket file at `address` if it is still the one that `status` is of."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(address), status):
+            os.unlink(address)

@@ -1,0 +1,148 @@
+"""The ways between a server's loop and its threads."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from typing import Any, ParamSpec, TypeVar
+
+from ._in_progress import InThread, current
+from .threads import ThreadPool
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Seconds between two looks of a waiting thread whether the loop is still there.
+_LOOP_CHECK = 1.0
+
+
+class Bridge:
+    """What a server offers to handlers that have to cross from the loop to a thread or back."""
+
+    max_threads: int | None = None
+    """At most this many threads at once, or None, the default, for no limit.
+
+    For legacy handlers: at the limit the server stops accepting and the kernel's
+    backlog holds the rest. For `run_in_thread`: at the limit it waits.
+    """
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def __init__(self) -> None:
+        self._threads = ThreadPool()
+        self._thread_slots: asyncio.Semaphore | None = None
+
+    async def run_in_thread(
+        self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Run a blocking function in one of the server's threads and return its result.
+
+        For coroutine handlers. The function sees the caller's context variables, and
+        its exception is raised here. When the call is cancelled the function goes on,
+        for a thread cannot be stopped, and its result is dropped. These threads are
+        not the loop's default executor, which is small and shared with DNS look-ups.
+        """
+        loop = asyncio.get_running_loop()
+        if self.max_threads is not None:
+            if self._thread_slots is None:
+                self._thread_slots = asyncio.Semaphore(self.max_threads)
+            await self._thread_slots.acquire()
+        done: asyncio.Future[R] = loop.create_future()
+
+        def deliver(result: R | None, error: BaseException | None) -> None:
+            if self._thread_slots is not None:
+                self._thread_slots.release()
+            if done.cancelled():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)  # type: ignore[arg-type]
+
+        def job() -> None:
+            result, failure = None, None
+            try:
+                result = function(*args, **kwargs)
+            except StopIteration as error:
+                # A future cannot carry it (PEP 479).
+                failure = RuntimeError(f"{function!r} raised StopIteration")
+                failure.__cause__ = error
+            except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+                failure = error
+            try:
+                loop.call_soon_threadsafe(deliver, result, failure)
+            except RuntimeError:
+                # The loop is closed: nobody waits any more.
+                return
+
+        try:
+            self._threads.submit(job, copy_context(), name=None, daemon=False)
+        except BaseException:
+            if self._thread_slots is not None:
+                self._thread_slots.release()
+            raise
+        return await done
+
+    def run_on_loop(
+        self,
+        function: Callable[P, Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Call a coroutine function on the server's loop and return its result.
+
+        For legacy handlers: it blocks the calling thread, whose context variables the
+        coroutine sees, and its exception is raised here. Thread-safe; this is also how
+        a legacy handler stops its server: `self.server.run_on_loop(self.server.shutdown)`.
+
+        Raises RuntimeError on the loop's own thread (await the coroutine there), when
+        the server has not been started, and when the loop ends before the coroutine.
+        """
+        loop = self._loop
+        if loop is None:
+            raise RuntimeError("the server has not been started: it has no loop to run this on")
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is loop:
+            raise RuntimeError(
+                "run_on_loop() was called on the loop's own thread, which it would block: "
+                "await the coroutine there"
+            )
+
+        async def call() -> R:
+            return await function(*args, **kwargs)
+
+        coroutine = call()
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        except RuntimeError:
+            coroutine.close()
+            raise RuntimeError("the server's loop has ended") from None
+        request = current.get()
+        if isinstance(request, InThread):
+            request.loop_call = future
+        try:
+            return self._wait_for(future, loop)
+        finally:
+            if isinstance(request, InThread):
+                request.loop_call = None
+
+    @staticmethod
+    def _wait_for(future: concurrent.futures.Future[R], loop: asyncio.AbstractEventLoop) -> R:
+        while True:
+            concurrent.futures.wait([future], timeout=_LOOP_CHECK)
+            if future.done():
+                try:
+                    return future.result()
+                except concurrent.futures.CancelledError:
+                    raise RuntimeError(
+                        "the coroutine was cancelled before it returned, as all are when "
+                        "the server or its loop ends"
+                    ) from None
+            if loop.is_closed():
+                raise RuntimeError("the server's loop ended before the coroutine returned")

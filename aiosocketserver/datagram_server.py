@@ -1,0 +1,152 @@
+"""Servers on datagram sockets: UDP and Unix."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import Any, ClassVar
+
+from ._handler_kinds import HandlerKind
+from ._in_progress import InTask, current
+from .datagrams import DatagramDispatcher, DatagramSocket, kernel_drops
+from .sockets import is_error_of
+from .stream_server import TCPServer
+
+
+class UDPServer(TCPServer):
+    """A server on UDP sockets, whose handlers get one datagram each.
+
+    Handlers run at the same time, so that answers may leave in another order than the
+    datagrams came. For methods and hooks see `BaseServer`.
+
+    Class variables, each also a keyword of the constructor, beside `BaseServer`'s:
+
+    - address_family, allow_reuse_port: as in `TCPServer`
+    - allow_reuse_address: False, as in socketserver: on UDP it would let another
+      process take the port over
+    - max_packet_size: bytes of a datagram that are received, the rest is cut off; 8192
+    - max_concurrency: handlers at once, also in threads or children; 1024
+    - max_queue: datagrams that wait for one of them, before the newest is dropped and
+      counted; 1024
+
+    A class variable without a keyword:
+
+    - socket_type: `socket.SOCK_DGRAM`
+    """
+
+    socket_type: int = socket.SOCK_DGRAM
+    allow_reuse_address: bool = False
+    max_packet_size: int = 8192
+    max_concurrency: int = 1024
+    max_queue: int = 1024
+
+    # They are TCPServer's and would do nothing here.
+    without_options: ClassVar[frozenset[str]] = frozenset(
+        {"request_queue_size", "max_line_size", "max_block_size", "linger_timeout"}
+    )
+
+    # Python's own waiting must not come in between: MSG_DONTWAIT decides.
+    _accept_timeout = None
+
+    _dispatcher: DatagramDispatcher | None = None
+    _datagram_socket: DatagramSocket | None = None
+
+    @property
+    def datagrams_dropped_by_kernel(self) -> int | None:
+        """Datagrams that the kernel dropped because its buffer was full.
+
+        Beside `statistics.datagrams_dropped`, what this server dropped. None where the
+        kernel does not tell (Linux does, see SO_MEMINFO in socket(7)).
+        """
+        return kernel_drops(self.socket)
+
+    def server_activate(self) -> None:
+        """Nothing: a datagram socket does not listen. May be overridden."""
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Receive one datagram: `(data, socket), client_address`. See `BaseServer.get_request`."""
+        data, client_address = self.socket.recvfrom(self.max_packet_size, socket.MSG_DONTWAIT)
+        return (data, self.socket), client_address
+
+    def shutdown_request(self, request: Any) -> None:
+        """Nothing is to be shut down, so only `close_request` is called. May be overridden."""
+        self.close_request(request)
+
+    def close_request(self, request: Any) -> None:
+        """Nothing is to be closed. May be overridden."""
+
+    # Serving
+
+    def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._datagram_socket = DatagramSocket(self.socket, loop)
+
+    def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._dispatcher is None:
+            self._timeout_before_serving = self.socket.gettimeout()
+            self.socket.settimeout(self._accept_timeout)
+            self._dispatcher = DatagramDispatcher(
+                loop,
+                self.socket,
+                self._requests,
+                self.statistics,
+                get_request=self.get_request,
+                serve=self._serve,
+                may_serve=self._may_accept,
+                max_queue=self.max_queue,
+            )
+        self._dispatcher.start()
+
+    def _suspend_accepting(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.stop()
+
+    def _stop_accepting(self) -> None:
+        # TCPServer's has a listener to stop, which there is not.
+        super()._stop_accepting()
+        if self._dispatcher is not None:
+            self._dispatcher.end()
+            self._dispatcher = None
+            if self.socket.fileno() >= 0:
+                self.socket.settimeout(self._timeout_before_serving)
+
+    async def _drain(self) -> None:
+        if self._dispatcher is not None:
+            await self._dispatcher.drain()
+
+    def _may_accept(self) -> bool:
+        return len(self._requests) < self.max_concurrency and super()._may_accept()
+
+    def _room_made(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.room_made()
+
+    async def _serve_one(self, request: Any, client_address: Any) -> None:
+        entry = InTask(request, client_address)
+        self._requests.add(entry)
+        entry.task = asyncio.create_task(self._serve_connection(entry))
+        await entry.task
+
+    def _prepared(self, request: Any) -> Any:
+        if self._kind is HandlerKind.COROUTINE and request[1] is self.socket:
+            return request[0], self._datagram_socket
+        return request
+
+    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
+        return is_error_of(error, request[1]) if isinstance(request, tuple) else False
+
+    def _close_in_child(self, kept: object) -> None:
+        # The child that serves a datagram of this server answers on its socket.
+        if not (isinstance(kept, tuple) and self.socket in kept):
+            self.socket.close()
+
+
+class UnixDatagramServer(UDPServer):
+    """A server on Unix datagram sockets. The address is a path, or `"\\0name"` (Linux).
+
+    A client is answered at the name that its own socket is bound to; without one it
+    cannot be, and `sendto` raises OSError. See `UnixStreamServer` for what happens at
+    the path.
+    """
+
+    address_family: int = socket.AF_UNIX

@@ -1,0 +1,321 @@
+"""Datagrams: many for a wake-up, a task only where a handler waits.
+
+One task for each datagram costs more than most handlers do, and without a bound it
+costs all the memory there is. Here a few workers, kept for the next datagram, run
+handlers to their end or to their first wait (docs/decisions/0005-datagrams.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, overload
+
+from ._in_progress import InTask, RequestsInProgress, current
+from ._waiter import GIVE_WAY, Waiter
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+    from .statistics import Statistics
+
+logger = logging.getLogger("aiosocketserver")
+
+# Datagrams read for one wake-up before others on the loop have their turn.
+DATAGRAM_BATCH = 64
+
+# Sends of all handlers together before others on the loop have their turn.
+_SEND_BATCH = 256
+
+_IDLE_WORKERS = 64
+
+# Errors of sendto() that tell of the client, and not of what the handler sends.
+_CLIENT_GONE = frozenset(
+    {errno.ECONNREFUSED, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPERM}
+)
+
+# A full receiver of Unix datagrams makes sendto() fail with EAGAIN, while poll() says
+# that the sender may write (unix(7) has no event for it): then only time helps.
+_FIRST_RETRY = 0.001
+_LAST_RETRY = 0.05
+
+# getsockopt(2) with SO_MEMINFO gives what `ss -m` shows; its last number counts what
+# the kernel dropped. The same counter as SO_RXQ_OVFL's, at no cost for a datagram.
+_SO_MEMINFO = 55
+_MEMINFO_DROPS = 8
+
+
+def kernel_drops(sock: socket.socket) -> int | None:
+    """Datagrams that the kernel dropped because nobody took them; None if it does not say."""
+    try:
+        info = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_MEMINFO_DROPS + 1))
+        return int(struct.unpack_from("=I", info, 4 * _MEMINFO_DROPS)[0])
+    except (OSError, struct.error):
+        return None
+
+
+class DatagramSocket:
+    """The socket of a datagram server, as its coroutine handlers see it.
+
+    `sendto` is awaited; any number of handlers may wait in it. All methods belong to
+    the thread of the loop that the server runs on.
+    """
+
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        self._sock = sock
+        self._loop = loop
+        self._credit = _SEND_BATCH
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._sock!r}>"
+
+    @overload
+    async def sendto(self, data: ReadableBuffer, address: Any, /) -> int: ...
+    @overload
+    async def sendto(self, data: ReadableBuffer, flags: int, address: Any, /) -> int: ...
+    async def sendto(self, data: ReadableBuffer, *args: Any) -> int:
+        """Send one datagram: `sendto(data, address)` or `sendto(data, flags, address)`.
+
+        Waits while the kernel has no room; raises the OSErrors of socket.socket, and
+        OSError (EDESTADDRREQ) for a client whose Unix socket has no name.
+        """
+        flags, address = args if len(args) == 2 else (0, *args)
+        if not address:
+            raise self._mark(
+                OSError(
+                    errno.EDESTADDRREQ,
+                    "the client cannot be answered: its socket is not bound to a name",
+                )
+            )
+        if self._credit <= 0:
+            self._credit = _SEND_BATCH
+            await GIVE_WAY
+        self._credit -= 1
+        retry = _FIRST_RETRY
+        while True:
+            try:
+                return self._sock.sendto(data, flags | socket.MSG_DONTWAIT, address)
+            except BlockingIOError:
+                if self._sock.family == socket.AF_UNIX:
+                    await asyncio.sleep(retry)
+                    retry = min(2 * retry, _LAST_RETRY)
+                else:
+                    await self._writable()
+            except OSError as error:
+                if error.errno in _CLIENT_GONE:
+                    self._mark(error)
+                raise
+
+    async def _writable(self) -> None:
+        waiter = self._loop.create_future()
+        if not self._waiting:
+            self._loop.add_writer(self._sock.fileno(), self._on_writable)
+        self._waiting.append(waiter)
+        await waiter
+
+    def _on_writable(self) -> None:
+        # All of them: those that find no room wait again.
+        self._loop.remove_writer(self._sock.fileno())
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _stop(self) -> None:
+        if self._waiting:
+            self._on_writable()
+
+    def _mark(self, error: OSError) -> OSError:
+        """Make the error recognisable as the client's fault (see `sockets.is_error_of`)."""
+        error.__dict__["_aiosocketserver_origin"] = self
+        return error
+
+    def fileno(self) -> int:
+        """The descriptor. The loop owns its readiness: do not register it."""
+        return self._sock.fileno()
+
+    def getsockname(self) -> Any:
+        """The address of the server."""
+        return self._sock.getsockname()
+
+    @overload
+    def getsockopt(self, level: int, optname: int) -> int: ...
+    @overload
+    def getsockopt(self, level: int, optname: int, buflen: int) -> bytes: ...
+    def getsockopt(self, level: int, optname: int, buflen: int = 0) -> int | bytes:
+        """A socket option: see setsockopt(2)."""
+        if buflen:
+            return self._sock.getsockopt(level, optname, buflen)
+        return self._sock.getsockopt(level, optname)
+
+    def setsockopt(self, level: int, optname: int, value: int | ReadableBuffer) -> None:
+        """Set a socket option: see setsockopt(2)."""
+        self._sock.setsockopt(level, optname, value)
+
+    @property
+    def family(self) -> int:
+        """The address family, as `socket.AF_INET`."""
+        return self._sock.family
+
+
+class DatagramDispatcher:
+    """Reads the datagrams of one socket and has them served.
+
+    `get_request` returns one datagram as a request and its address, raising
+    BlockingIOError when there is none; `serve` serves one. As many are in progress as
+    `may_serve` allows; then `max_queue` wait; then the newest is dropped and counted.
+    All methods run on the loop's thread.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        requests: RequestsInProgress,
+        statistics: Statistics,
+        *,
+        get_request: Callable[[], tuple[Any, Any]],
+        serve: Callable[[Any, Any], Coroutine[Any, Any, None]],
+        may_serve: Callable[[], bool],
+        max_queue: int,
+    ) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._requests = requests
+        self._statistics = statistics
+        self._get_request = get_request
+        self._serve = serve
+        self._may_serve = may_serve
+        self._max_queue = max_queue
+        self._queue: deque[tuple[Any, Any]] = deque()
+        self._idle: list[Waiter] = []
+        self._workers: set[asyncio.Task[None]] = set()
+        self._dispatch_scheduled = False
+        self._registered = False
+        self._ended = False
+        self._drained: asyncio.Future[None] | None = None
+
+    def start(self) -> None:
+        """Read from now on."""
+        self._loop.add_reader(self._socket.fileno(), self._on_readable)
+        # uvloop makes the descriptor non-blocking, and legacy handlers send on it.
+        os.set_blocking(self._socket.fileno(), True)
+        self._registered = True
+
+    def stop(self) -> None:
+        """Read nothing more. What is queued is still served."""
+        if self._registered:
+            self._loop.remove_reader(self._socket.fileno())
+            self._registered = False
+
+    async def drain(self) -> None:
+        """Take what the kernel holds, then read nothing more, and return when none is queued."""
+        self.stop()
+        for _ in range(1 + self._max_queue // DATAGRAM_BATCH):
+            if not self._read_batch():
+                break
+        self.room_made()
+        if self._queue:
+            self._drained = self._loop.create_future()
+            await self._drained
+
+    def end(self) -> None:
+        """Forget what is queued, and let each worker end that has nothing to do."""
+        self.stop()
+        self._ended = True
+        self._statistics.datagrams_dropped += len(self._queue)
+        self._queue.clear()
+        if not self._loop.is_closed():
+            for waiter in self._idle:
+                self._loop.call_soon(waiter.resume)
+
+    def room_made(self) -> None:
+        """A request has ended: another one may take its place, on the next turn."""
+        if self._queue and not self._dispatch_scheduled:
+            self._dispatch_scheduled = True
+            self._loop.call_soon(self._scheduled_dispatch)
+
+    def _on_readable(self) -> None:
+        self._read_batch()
+        self._dispatch()
+        while len(self._queue) > self._max_queue:
+            self._queue.pop()
+            self._statistics.datagrams_dropped += 1
+
+    def _read_batch(self) -> bool:
+        """Queue one batch; True when there may be more."""
+        for _ in range(DATAGRAM_BATCH):
+            try:
+                self._queue.append(self._get_request())
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                # What an earlier answer met, an ICMP error say: see udp(7).
+                logger.debug("a datagram could not be received: %s", error)
+            except Exception:
+                logger.exception("get_request() failed")
+        return True
+
+    def _scheduled_dispatch(self) -> None:
+        self._dispatch_scheduled = False
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Have workers take what is queued. Loop callbacks only: it resumes them in place."""
+        while self._queue and self._may_serve():
+            if self._idle:
+                self._idle.pop().resume()
+            else:
+                self._start_worker()
+                # It begins on the next turn, and takes all that is queued unless a
+                # handler waits; then the one after it is needed.
+                self.room_made()
+                return
+
+    def _start_worker(self) -> None:
+        task = self._loop.create_task(self._work())
+        self._workers.add(task)
+        task.add_done_callback(self._workers.discard)
+
+    async def _work(self) -> None:
+        entry = InTask(None, None)
+        entry.task = task = asyncio.current_task()
+        assert task is not None
+        current.set(entry)
+        untouched = copy_context()
+        waiter = Waiter(self._loop)
+        while self._is_untouched(task, untouched):
+            if self._queue and self._may_serve():
+                entry.request, entry.client_address = self._queue.popleft()
+                if not self._queue and self._drained is not None and not self._drained.done():
+                    self._drained.set_result(None)
+                self._requests.add(entry)
+                try:
+                    await self._serve(entry.request, entry.client_address)
+                finally:
+                    entry.request = entry.client_address = None
+                    self._requests.discard(entry)
+            elif len(self._idle) < _IDLE_WORKERS and not self._ended:
+                self._idle.append(waiter)
+                try:
+                    await waiter
+                except BaseException:
+                    if waiter in self._idle:
+                        self._idle.remove(waiter)
+                    raise
+            else:
+                return
+        self.room_made()
+
+    @staticmethod
+    def _is_untouched(task: asyncio.Task[None], untouched: Context) -> bool:
+        """Whether the next handler would not notice those before it in this worker."""
+        return not task.cancelling() and copy_context() == untouched

@@ -1,0 +1,229 @@
+"""`rfile` and `wfile` of a stream handler: buffered lines and blocks over its socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ._receive_buffer import ReceiveBuffer
+from ._waiter import GIVE_WAY
+from .errors import LimitExceeded
+from .sockets import TURN_CREDIT, StreamSocket
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+# The price of a line or block out of the buffer, beside its bytes (see sockets.py).
+_LINE_COST = 512
+
+
+class SocketReader:
+    """The buffered side of a connection that a handler reads: its `rfile`.
+
+    The methods of `io.BufferedReader`, awaited, with asyncio's `readexactly` and
+    `readuntil`. A call that is cancelled or times out keeps what had arrived for the
+    next one. Bytes in this buffer are not seen by the socket's own `recv`, as with
+    `socket.makefile`. One task at a time may read.
+
+    A line may have `max_line_size` bytes, with its end, and a block `max_block_size`;
+    a longer one is a `LimitExceeded`, which takes nothing: the connection stays usable
+    and `read1` gets at what arrived. Left to itself, the error ends the connection.
+    """
+
+    __slots__ = ("_buffer", "_segment_size", "_socket", "max_block_size", "max_line_size")
+
+    def __init__(
+        self,
+        sock: StreamSocket,
+        *,
+        segment_size: int,
+        max_line_size: int,
+        max_block_size: int,
+    ) -> None:
+        self._socket = sock
+        self._buffer = ReceiveBuffer()
+        self._segment_size = segment_size
+        self.max_line_size = max_line_size
+        self.max_block_size = max_block_size
+
+    def __aiter__(self) -> SocketReader:
+        return self
+
+    async def __anext__(self) -> bytes:
+        line = await self.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+    async def readline(self, size: int = -1) -> bytes:
+        """The next line with its end; without one, the rest, when the peer has closed.
+
+        With `size`, at most that many bytes: a longer line comes in pieces, as from
+        `io.BufferedReader.readline`. Without it, a line of more than `max_line_size`
+        bytes raises LimitExceeded.
+        """
+        if self._socket._receiving or self._socket._credit <= 0:
+            await self._turn()
+        self._socket._credit -= _LINE_COST
+        buffer = self._buffer
+        if size >= 0:
+            while (line := buffer.take_line(size)) is None:
+                if not await self._fill():
+                    return buffer.take(size)
+        else:
+            while (line := self._take_until(b"\n", self.max_line_size)) is None:
+                if not await self._fill():
+                    return buffer.take_all()
+        return line
+
+    async def readuntil(self, separator: bytes = b"\n") -> bytes:
+        """The next bytes up to and with `separator`.
+
+        Raises LimitExceeded when they are more than `max_line_size`, and
+        asyncio.IncompleteReadError, with what there was, when the peer closes before.
+        """
+        if not separator:
+            raise ValueError("separator must have at least one byte")
+        if self._socket._receiving or self._socket._credit <= 0:
+            await self._turn()
+        self._socket._credit -= _LINE_COST
+        while (block := self._take_until(separator, self.max_line_size)) is None:
+            if not await self._fill():
+                raise self._incomplete(None)
+        return block
+
+    async def readexactly(self, size: int) -> bytes:
+        """The next `size` bytes.
+
+        Raises LimitExceeded when `size` is above `max_block_size` (it often comes from
+        the peer), and asyncio.IncompleteReadError, with what there was, when the peer
+        closes before.
+        """
+        if size < 0:
+            raise ValueError(f"size must not be negative, and is {size}")
+        self._check_block(size)
+        if self._socket._receiving or self._socket._credit <= 0:
+            await self._turn()
+        self._socket._credit -= _LINE_COST
+        while (block := self._buffer.take_exactly(size)) is None:
+            if not await self._fill():
+                raise self._incomplete(size)
+        return block
+
+    async def read(self, size: int | None = -1) -> bytes:
+        """The next `size` bytes, fewer only when the peer closes before.
+
+        Without a size, everything until the peer closes. Raises LimitExceeded for more
+        than `max_block_size` bytes.
+        """
+        if self._socket._receiving or self._socket._credit <= 0:
+            await self._turn()
+        self._socket._credit -= _LINE_COST
+        if size is None or size < 0:
+            while await self._fill():
+                self._check_block(len(self._buffer))
+            return self._buffer.take_all()
+        self._check_block(size)
+        while (block := self._buffer.take_exactly(size)) is None:
+            if not await self._fill():
+                return self._buffer.take(size)
+        return block
+
+    async def read1(self, size: int = -1) -> bytes:
+        """What is there, at most `size` bytes; waits only when nothing is; `b""` at the end."""
+        if self._socket._receiving or self._socket._credit <= 0:
+            await self._turn()
+        self._socket._credit -= _LINE_COST
+        if size == 0 or (not self._buffer and not await self._fill()):
+            return b""
+        block = self._buffer.take(size) if size > 0 else self._buffer.take_all()
+        return block
+
+    async def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill `buffer`, less only when the peer closes before; how many bytes."""
+        view = memoryview(buffer).cast("B")
+        filled = 0
+        while filled < len(view):
+            block = await self.read1(len(view) - filled)
+            if not block:
+                break
+            view[filled : filled + len(block)] = block
+            filled += len(block)
+        return filled
+
+    def fileno(self) -> int:
+        """The descriptor of the socket."""
+        return self._socket.fileno()
+
+    async def _turn(self) -> None:
+        """Let others run before more is taken: nothing is in hand that a cancellation could lose."""
+        if not self._socket._receiving:
+            self._socket._credit = TURN_CREDIT
+            await GIVE_WAY
+        if self._socket._receiving:
+            raise RuntimeError("another task is reading from this connection: only one may at a time")
+
+    async def _fill(self) -> bool:
+        """Add what arrives to the buffer; False when the peer has closed."""
+        data = await self._socket.recv(self._segment_size)
+        if data:
+            self._buffer.feed(data)
+        return bool(data)
+
+    def _take_until(self, separator: bytes, limit: int) -> bytes | None:
+        try:
+            return self._buffer.take_until(separator, limit)
+        except OverflowError:
+            raise self._too_long("line", "max_line_size", limit) from None
+
+    def _check_block(self, size: int) -> None:
+        if size > self.max_block_size:
+            raise self._too_long(f"block of {size} bytes", "max_block_size", self.max_block_size)
+
+    def _too_long(self, what: str, option: str, limit: int) -> LimitExceeded:
+        return self._socket._mark(
+            LimitExceeded(f"a {what} is longer than the server's {option}, {limit} bytes")
+        )
+
+    def _incomplete(self, expected: int | None) -> asyncio.IncompleteReadError:
+        rest = self._buffer.take_all()
+        return self._socket._mark(asyncio.IncompleteReadError(rest, expected))
+
+
+class SocketWriter:
+    """The buffered side of a connection that a handler writes: its `wfile`.
+
+    Small writes are joined, and leave at the latest when the handler waits for input,
+    when 64 KiB are pending (then `write` waits until the kernel has them), at
+    `flush()`, at the end of this turn of the loop, and when the handler ends, also by
+    an exception. They belong to the socket: whatever else is sent on it, or ends it,
+    lets them go first. An error of a write that left later is raised by the next
+    `write` or `flush`, at the latest at the end of the handler.
+
+    Any number of tasks may write: each write stays whole, in the order of the calls.
+    A write or flush that is cancelled or times out leaves what is unsent pending.
+    """
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, sock: StreamSocket) -> None:
+        self._socket = sock
+
+    async def write(self, data: ReadableBuffer) -> int:
+        """Write all of `data`, which is copied unless it is `bytes`; how many bytes."""
+        if self._socket._write(data):
+            await self._socket._flush()
+        return len(data) if isinstance(data, bytes) else memoryview(data).nbytes
+
+    async def writelines(self, lines: Iterable[ReadableBuffer]) -> None:
+        """Write each of `lines`, without anything between them."""
+        await self.write(b"".join(lines))
+
+    async def flush(self) -> None:
+        """Return when the kernel has everything that was written."""
+        await self._socket._flush()
+
+    def fileno(self) -> int:
+        """The descriptor of the socket."""
+        return self._socket.fileno()

@@ -1,0 +1,177 @@
+"""Closing a connection so that the peer gets all of the answer.
+
+`close(2)` on a TCP socket that still holds unread input sends a reset, and a reset
+makes the peer's kernel throw away what it had received and not yet read (RFC 1122,
+4.2.2.13; RFC 9112, 9.6). So a socket is closed in steps: send what is pending, say
+that no more comes (FIN), take and drop what the peer still sends until it closes too,
+and only then let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+
+from ._send_queue import SendQueue
+
+# What is taken from a peer that goes on sending to a connection which is closing.
+LINGER_BYTES = 4 * 1024 * 1024
+_BLOCK_SIZE = 64 * 1024
+
+
+class LingeringSockets:
+    """The sockets of one server that are on their way to being closed.
+
+    A step takes at most `timeout` seconds: sending has to make progress in that time,
+    and the peer has to close in that time after the last byte was sent. All methods
+    run on the loop's thread.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self.loop = loop
+        self.timeout = timeout
+        self._closings: set[_Closing] = set()
+        self._all_closed: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._closings)
+
+    def close(self, sock: socket.socket, queue: SendQueue | None = None) -> None:
+        """Send what is in `queue`, then close `sock` as soon as the peer has everything.
+
+        Nothing of `sock` may be registered with the loop. It is closed on return when
+        there is nothing to wait for.
+        """
+        closing = _Closing(self, sock, queue)
+        self._closings.add(closing)
+        closing.start()
+
+    def abort(self) -> None:
+        """Close all of them now."""
+        for closing in list(self._closings):
+            closing.end()
+
+    async def wait_closed(self) -> None:
+        """Return when all of them are closed."""
+        while self._closings:
+            if self._all_closed is None:
+                self._all_closed = self.loop.create_future()
+            await asyncio.shield(self._all_closed)
+
+    def close_in_child(self) -> None:
+        """In a forked child: let go of the descriptors and leave the loop alone."""
+        for closing in self._closings:
+            closing.sock.close()
+
+    def _forget(self, closing: _Closing) -> None:
+        self._closings.discard(closing)
+        if not self._closings and self._all_closed is not None:
+            self._all_closed.set_result(None)
+            self._all_closed = None
+
+
+class _Closing:
+    """One socket that is being closed: a state machine of loop callbacks, without a task."""
+
+    __slots__ = ("_owner", "_queue", "_taken", "_timer", "sock")
+
+    def __init__(
+        self, owner: LingeringSockets, sock: socket.socket, queue: SendQueue | None
+    ) -> None:
+        self._owner = owner
+        self.sock = sock
+        self._queue = queue if queue else None
+        self._taken = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        try:
+            self.sock.setblocking(False)
+            if self._queue is None:
+                self._half_close()
+            else:
+                self._send()
+        except OSError:
+            # The peer is gone, and with it the only one who would have cared.
+            self.end()
+
+    def _send(self) -> None:
+        queue = self._queue
+        assert queue is not None
+        try:
+            while queue.sendable:
+                queue.consume(self.sock.send(queue.next_block()))
+        except BlockingIOError:
+            self._owner.loop.add_writer(self.sock.fileno(), self._on_writable)
+            self._restart_timer()
+            return
+        self._owner.loop.remove_writer(self.sock.fileno())
+        self._half_close()
+
+    def _half_close(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+        if not self._take_input():
+            self._owner.loop.add_reader(self.sock.fileno(), self._on_readable)
+            self._restart_timer()
+
+    def _take_input(self) -> bool:
+        """Drop what has arrived. True when the peer has closed or has sent too much."""
+        while self._taken < LINGER_BYTES:
+            try:
+                data = self.sock.recv(_BLOCK_SIZE)
+            except BlockingIOError:
+                return False
+            if not data:
+                break
+            self._taken += len(data)
+        self.end()
+        return True
+
+    def _on_writable(self) -> None:
+        try:
+            self._send()
+        except OSError:
+            self.end()
+
+    def _on_readable(self) -> None:
+        try:
+            self._take_input()
+        except OSError:
+            self.end()
+
+    def _restart_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._owner.loop.call_later(self._owner.timeout, self.end)
+
+    def end(self) -> None:
+        """Let go of the socket, whatever the state."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        descriptor = self.sock.fileno()
+        if descriptor >= 0:
+            self._owner.loop.remove_reader(descriptor)
+            self._owner.loop.remove_writer(descriptor)
+            self.sock.close()
+        self._owner._forget(self)
+
+
+def linger(sock: socket.socket, timeout: float) -> None:
+    """The same without a loop, blocking: for a forked child, and after the loop's end.
+
+    Returns when the peer has closed, after `timeout` seconds at the latest, with `sock`
+    closed.
+    """
+    deadline = time.monotonic() + timeout
+    taken = 0
+    with sock, contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while taken < LINGER_BYTES and (rest := deadline - time.monotonic()) > 0:
+            sock.settimeout(rest)
+            data = sock.recv(_BLOCK_SIZE)
+            if not data:
+                return
+            taken += len(data)

@@ -1,0 +1,156 @@
+"""The accept loop: batches, pauses, and what each error of accept(2) means."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger("aiosocketserver")
+
+# Connections taken for one wake-up before others on the loop have their turn.
+ACCEPT_BATCH = 100
+
+# The process or the system is short of something: what waits in the backlog can be
+# taken later. Trio and Twisted count the same ones.
+CAPACITY_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+FIRST_BACK_OFF = 0.05
+LAST_BACK_OFF = 1.0
+
+
+class Listener:
+    """Accepts the connections of one listening socket on the loop.
+
+    `get_request` returns one connection and its address, raising BlockingIOError when
+    there is none. `may_accept` tells whether the server has room for one more: without,
+    accepting pauses and the kernel's backlog holds the rest, until `resume`. All methods
+    run on the loop's thread.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        *,
+        get_request: Callable[[], tuple[Any, Any]],
+        may_accept: Callable[[], bool],
+        on_request: Callable[[Any, Any], object],
+    ) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._get_request = get_request
+        self._may_accept = may_accept
+        self._on_request = on_request
+        self._registered = False
+        self._stopped = False
+        self._suspended = False
+        self._back_off = 0.0
+        self._back_off_timer: asyncio.TimerHandle | None = None
+        # While the backlog is being drained: how many it can still hold.
+        self._remaining = 0
+        self._drained: asyncio.Future[None] | None = None
+
+    def start(self) -> None:
+        """Accept from now on, or again after `suspend`."""
+        self._suspended = False
+        self._loop.add_reader(self._socket.fileno(), self._accept_batch)
+        self._registered = True
+
+    def resume(self) -> None:
+        """Go on after a pause, if there is room again."""
+        held = self._stopped or self._suspended or self._back_off_timer is not None
+        if self._registered or held or not self._may_accept():
+            return
+        if self._drained is None:
+            self.start()
+        else:
+            self._loop.call_soon(self._accept_batch)
+
+    def suspend(self) -> None:
+        """Accept nothing until `start` or `drain`."""
+        self._suspended = True
+        self._pause()
+
+    async def drain(self, backlog: int) -> None:
+        """Take the connections that wait in the kernel, at most `backlog`, then stop.
+
+        Waits while the server has no room for them, so it needs a deadline.
+        """
+        self._pause()
+        self._suspended = False
+        self._remaining = backlog
+        self._drained = self._loop.create_future()
+        if self._back_off_timer is None:
+            self._accept_batch()
+        try:
+            await self._drained
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Accept nothing more."""
+        self._stopped = True
+        self._pause()
+        if self._back_off_timer is not None:
+            self._back_off_timer.cancel()
+            self._back_off_timer = None
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _pause(self) -> None:
+        if self._registered:
+            self._loop.remove_reader(self._socket.fileno())
+            self._registered = False
+
+    def _accept_batch(self) -> None:
+        if self._stopped:
+            return
+        for _ in range(ACCEPT_BATCH if self._drained is None else self._remaining):
+            if not self._may_accept():
+                self._pause()
+                return
+            try:
+                request, client_address = self._get_request()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in CAPACITY_ERRNOS:
+                    self._log_shortage(error)
+                    self._back_off_from_accepting()
+                    return
+                # A connection that was gone before it was taken (ECONNABORTED, EPROTO,
+                # see accept(2)), a firewall's EPERM, or a failed handshake in somebody's
+                # get_request: as in socketserver, it concerns nobody else.
+                logger.debug("a connection could not be accepted: %s", error)
+            except Exception:
+                logger.exception("get_request() failed")
+                self._back_off_from_accepting()
+                return
+            else:
+                self._back_off = 0.0
+                self._remaining -= 1
+                self._on_request(request, client_address)
+        if self._drained is not None:
+            self.stop()
+
+    def _log_shortage(self, error: OSError) -> None:
+        if not self._back_off:
+            # Once for each shortage: a line for each try would fill the disk.
+            logger.error(
+                "accepting is paused, and goes on as soon as it can: %s (errno %s)",
+                error.strerror,
+                error.errno,
+            )
+
+    def _back_off_from_accepting(self) -> None:
+        self._pause()
+        self._back_off = min(max(FIRST_BACK_OFF, self._back_off * 2), LAST_BACK_OFF)
+        self._back_off_timer = self._loop.call_later(self._back_off, self._after_back_off)
+
+    def _after_back_off(self) -> None:
+        self._back_off_timer = None
+        self.resume()

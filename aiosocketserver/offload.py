@@ -1,0 +1,114 @@
+"""Legacy handlers in reused threads: `ThreadingMixIn`."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import Context, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ._handler_kinds import HandlerKind
+from ._in_progress import InThread, current
+
+if TYPE_CHECKING:
+    from .server import BaseServer
+
+    _Base = BaseServer
+else:
+    _Base = object
+
+
+class ThreadingMixIn(_Base):
+    """Mix-in class to run each legacy handler in a thread of its own; coroutine handlers as ever.
+
+    A legacy handler is any class made for `socketserver`, the standard library's own
+    among them. Its `request` is a blocking `socket.socket` (on datagram servers `(data,
+    socket)`), and finish_request, handle_error, shutdown_request and close_request are
+    called in its thread.
+
+    Threads are reused: an idle one serves the next request or ends after 10 seconds.
+    The handler finds what a new thread has: a context of its own, socketserver's thread
+    name, `daemon` as asked. What differs is that `threading.local` data may be there
+    from an earlier request (see `reuse_threads`).
+
+    Methods that may be overridden, beside `BaseServer`'s:
+
+    - process_request_thread(request, client_address): all that happens in the thread
+
+    Class variables, each also a keyword of the constructor:
+
+    - daemon_threads: False. Threads of requests that are daemons do not delay the
+      interpreter's exit, and `shutdown` does not wait for them
+    - block_on_close: True. With False, `shutdown` does not wait for the threads
+    - max_threads: None, no limit, as in socketserver: a fixed number would hang the
+      first client above it while the others keep their connections open
+    - reuse_threads: True. With False each request gets a new thread
+    """
+
+    daemon_threads: bool = False
+    block_on_close: bool = True
+    reuse_threads: bool = True
+
+    _runs_legacy = True
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one request in its thread: finish_request, then shutdown_request.
+
+        May be overridden.
+        """
+        try:
+            self._finish_legacy(request, client_address)
+        except Exception as error:
+            self._count_failure(error, request)
+            self._handle_legacy_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    def process_request(self, request: Any, client_address: Any) -> Any:
+        """Have a thread serve the request; a coroutine handler is served on the loop."""
+        if self._kind is HandlerKind.COROUTINE:
+            return super().process_request(request, client_address)
+        # socketserver names its threads by making them, and so do we: the number is the
+        # interpreter's next one.
+        name = threading.Thread(target=self.process_request_thread).name
+        awaited = self.block_on_close and not self.daemon_threads
+        entry = InThread(request, client_address, name, awaited=awaited)
+        self._requests.add(entry)
+        context = copy_context()
+        context.run(current.set, entry)
+        try:
+            self._threads.submit(
+                partial(self._run_in_thread, entry),
+                context,
+                name=name,
+                daemon=self.daemon_threads,
+                reuse=self.reuse_threads,
+            )
+        except BaseException:
+            self._requests.discard(entry)
+            raise
+        return None
+
+    def _run_in_thread(self, entry: InThread) -> None:
+        loop = self._loop
+        assert loop is not None
+        try:
+            self.process_request_thread(entry.request, entry.client_address)
+        finally:
+            try:
+                loop.call_soon_threadsafe(self._requests.discard, entry, context=_EMPTY)
+            except RuntimeError:
+                # The loop has ended, and with it everybody who would want to know.
+                pass
+
+    def _may_accept(self) -> bool:
+        room = (
+            self.max_threads is None
+            or self._kind is HandlerKind.COROUTINE
+            or len(self._requests) < self.max_threads
+        )
+        return room and super()._may_accept()
+
+
+# What the loop is told needs none of the request's context.
+_EMPTY = Context()

@@ -1,0 +1,101 @@
+"""The options of a server: documented class attributes that the constructor takes too."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TypedDict
+
+
+class ServerOptions(TypedDict, total=False):
+    """Every option as a keyword of a server's constructor; its class documents it."""
+
+    address_family: int
+    allow_reuse_address: bool
+    allow_reuse_port: bool
+    block_on_close: bool
+    daemon_threads: bool
+    linger_timeout: float
+    max_block_size: int
+    max_children: int
+    max_concurrency: int
+    max_line_size: int
+    max_packet_size: int
+    max_queue: int
+    max_threads: int | None
+    request_queue_size: int
+    reuse_threads: bool
+    shutdown_timeout: float | None
+    timeout: float | None
+
+
+def _flag(value: object) -> str | None:
+    # Class attributes of socketserver programs are often 0 and 1.
+    return None if value in (True, False) else "True or False"
+
+
+def _size(value: object) -> str | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return None if whole and value > 0 else "a whole number above 0"
+
+
+def _size_or_zero(value: object) -> str | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return None if whole and value >= 0 else "a whole number, 0 or above"
+
+
+def _seconds(value: object) -> str | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return None if number and value >= 0 else "a number of seconds, 0 or above"
+
+
+def _or_none(check: Callable[[object], str | None]) -> Callable[[object], str | None]:
+    def checked(value: object) -> str | None:
+        wanted = None if value is None else check(value)
+        return wanted and f"{wanted}, or None"
+
+    return checked
+
+
+# For each option what is wrong with a value, as "what would be right", or None.
+_CHECKS: dict[str, Callable[[object], str | None]] = {
+    "address_family": _size,
+    "allow_reuse_address": _flag,
+    "allow_reuse_port": _flag,
+    "block_on_close": _flag,
+    "daemon_threads": _flag,
+    "linger_timeout": _seconds,
+    "max_block_size": _size,
+    "max_children": _size,
+    "max_concurrency": _size,
+    "max_line_size": _size,
+    "max_packet_size": _size,
+    "max_queue": _size_or_zero,
+    "max_threads": _or_none(_size),
+    "request_queue_size": _size_or_zero,
+    "reuse_threads": _flag,
+    "shutdown_timeout": _or_none(_seconds),
+    "timeout": _or_none(_seconds),
+}
+
+
+def apply_options(server: object, given: ServerOptions) -> None:
+    """Set what was given on `server`, and check every option that it has.
+
+    Raises TypeError for a name that the server's class does not have, and ValueError
+    for a value that makes no sense, wherever it was set.
+    """
+    name_of_class = type(server).__qualname__
+    without: frozenset[str] = getattr(server, "without_options", frozenset())
+    known = [name for name in _CHECKS if hasattr(server, name) and name not in without]
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+            raise TypeError(f"{name_of_class} has no option {name!r}: {hint}")
+        setattr(server, name, value)
+    for name in known:
+        value = getattr(server, name)
+        wanted = _CHECKS[name](value)
+        if wanted is not None:
+            raise ValueError(f"{name_of_class}.{name} must be {wanted}, and is {value!r}")

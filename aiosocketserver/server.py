@@ -1,0 +1,595 @@
+"""The life cycle and the hooks that all servers share."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import socket
+import sys
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from ._handler_kinds import HandlerKind, handler_kind, run_legacy
+from ._in_progress import InProgress, RequestsInProgress, current
+from .bridge import Bridge
+from .handlers import BaseRequestHandler
+from .options import ServerOptions, apply_options
+from .sockets import is_error_of
+from .statistics import Statistics
+
+logger = logging.getLogger("aiosocketserver")
+
+# Seconds that a handler has after it was cancelled, and again after its connection was
+# closed under it, before `shutdown` gives it up.
+_GRACE = 1.0
+
+# The handlers that an overridden finish_request() has made.
+_handlers_made: ContextVar[list[BaseRequestHandler] | None] = ContextVar(
+    "aiosocketserver_handlers_made", default=None
+)
+
+# Every server with a socket, for a forked child to let go of it.
+live_servers: weakref.WeakSet[BaseServer] = weakref.WeakSet()
+
+# Told apart from None, which means no deadline.
+_OWN_TIMEOUT: Any = object()
+
+
+class _Done:
+    """An awaitable with nothing to wait for: what a legacy handler's end is."""
+
+    def __await__(self) -> Any:
+        return iter(())
+
+
+_DONE = _Done()
+
+
+def awaitable(result: object) -> bool:
+    """Whether a hook has returned something to await; `inspect.isawaitable`, but quick."""
+    return result is not None and hasattr(type(result), "__await__")
+
+
+class BaseServer(Bridge):
+    """Base class of all servers: socketserver's hooks on an event loop.
+
+    Methods for the caller, coroutines unless said otherwise:
+
+    - __init__(server_address, RequestHandlerClass): not a coroutine; needs no loop
+    - start_serving(): accept in the background
+    - serve_forever(poll_interval=0.5): do that, and wait until the server is shut down
+    - shutdown(timeout): stop accepting, let handlers end, then cut the rest
+    - handle_request(): serve one request, if you do not use serve_forever()
+    - server_close(): not a coroutine
+    - fileno() -> int: not a coroutine
+    - run_in_thread(function, *args): from a coroutine handler to a thread
+    - run_on_loop(function, *args): from a legacy handler to the loop; blocks its thread
+    - `async with server`: ends in `shutdown()` and `server_close()`
+
+    Methods that may be overridden, on the loop's thread unless said otherwise:
+
+    - server_bind(), server_activate(), server_close(), fileno(): plain functions
+    - get_request() -> request, client_address: a plain function that must not block
+    - verify_request(request, client_address): may be a coroutine
+    - process_request(request, client_address): may be a coroutine
+    - finish_request(request, client_address): a coroutine for coroutine handlers; a
+      plain function, in the handler's thread or child, for legacy ones
+    - shutdown_request(request), close_request(request): plain functions, where
+      finish_request ran
+    - handle_error(request, client_address): may be a coroutine, where finish_request ran
+    - handle_timeout(): may be a coroutine
+    - service_actions(): may be a coroutine
+
+    The order of calls is socketserver's: get_request, verify_request, process_request,
+    finish_request, shutdown_request, close_request. All after get_request run in a task
+    of the request's own, so that a slow one holds up nobody else.
+
+    Class variables, each also a keyword of the constructor:
+
+    - timeout: seconds that handle_request() waits before it calls handle_timeout();
+      None, the default, for ever
+    - shutdown_timeout: seconds that `shutdown` lets handlers go on; None for ever
+    - max_threads: see there
+
+    Instance variables:
+
+    - server_address, RequestHandlerClass, socket: as in socketserver
+    - statistics: what was counted
+    """
+
+    timeout: float | None = None
+
+    shutdown_timeout: float | None = 5.0
+
+    max_line_size: int
+    max_block_size: int
+
+    socket: socket.socket
+
+    # Whether a mix-in can run legacy handlers.
+    _runs_legacy = False
+
+    # Whether finish_request() is overridden, so that its handlers have to be watched.
+    _checks_awaiting = False
+
+    def __init__(
+        self,
+        server_address: Any,
+        RequestHandlerClass: Callable[..., Any],
+        **options: Unpack[ServerOptions],
+    ) -> None:
+        """Keep the arguments. May be extended.
+
+        Raises TypeError for a handler class that cannot work here or an option that
+        does not exist, and ValueError for an option's value that makes no sense.
+        """
+        super().__init__()
+        apply_options(self, options)
+        self._kind = handler_kind(RequestHandlerClass, mix_in=self._runs_legacy)
+        self.server_address = server_address
+        self.RequestHandlerClass = RequestHandlerClass
+        self.statistics = Statistics()
+        # Legacy handlers count in their own threads.
+        self._statistics_lock = threading.Lock()
+        self._requests = RequestsInProgress(self._room_made)
+        self._serving = False
+        self._closed = False
+        # Set while serve_forever() waits.
+        self._ended: asyncio.Future[None] | None = None
+        self._fatal: BaseException | None = None
+        # Requests whose own code waits in shutdown(), which waits for none of them.
+        self._shutting_down: set[InProgress] = set()
+        self._loop_thread: int | None = None
+        live_servers.add(self)
+
+    # Serving
+
+    async def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve until `shutdown` has ended. Calls `service_actions` every `poll_interval` seconds.
+
+        No timer runs unless `service_actions` is overridden. When cancelled, it stops
+        accepting, and the handlers go on until `shutdown` or the end of `async with`.
+        SystemExit and KeyboardInterrupt of a coroutine handler are raised here, after
+        an orderly `shutdown`. Raises RuntimeError when it is running already.
+        """
+        if poll_interval <= 0:
+            raise ValueError(f"poll_interval must be above 0 seconds, and is {poll_interval!r}")
+        if self._ended is not None:
+            raise RuntimeError("serve_forever() is running already: a server has one at a time")
+        await self.start_serving()
+        self._ended = ended = asyncio.get_running_loop().create_future()
+        if self._fatal is not None:
+            ended.set_result(None)
+        try:
+            if getattr(self.service_actions, "__func__", None) is BaseServer.service_actions:
+                await ended
+            while not ended.done():
+                await asyncio.wait([ended], timeout=poll_interval)
+                result = self.service_actions()
+                if awaitable(result):
+                    await result
+        finally:
+            self._ended = None
+            if self._serving:
+                self._suspend_accepting()
+        await self._raise_fatal()
+
+    async def start_serving(self) -> None:
+        """Accept in the background, and return when ready. Again, it does nothing.
+
+        Raises RuntimeError after `server_close`, on another loop than the one it is
+        serving on, and on a loop that cannot watch sockets.
+        """
+        loop = asyncio.get_running_loop()
+        if self._serving and loop is not self._loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError("the server is already serving on another event loop")
+            self._stop_accepting()
+        if not self._serving:
+            self._attach(loop)
+        try:
+            self._start_accepting(loop)
+            self._serving = True
+        except BaseException as error:
+            self._stop_accepting()
+            if isinstance(error, NotImplementedError):
+                raise RuntimeError(
+                    f"{type(loop).__qualname__} cannot watch sockets (it has no add_reader): "
+                    "use a selector event loop, or uvloop"
+                ) from error
+            raise
+
+    def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._closed:
+            raise RuntimeError("the server was closed: make a new one to serve again")
+        if self._loop is not loop:
+            self._loop = loop
+            self._thread_slots = None
+            self._loop_changed(loop)
+        self._loop_thread = threading.get_ident()
+        self._kind = handler_kind(self.RequestHandlerClass, mix_in=self._runs_legacy)
+        finish_request = getattr(self.finish_request, "__func__", None)
+        self._checks_awaiting = finish_request is not BaseServer.finish_request
+
+    def shutdown(
+        self, timeout: float | None = _OWN_TIMEOUT
+    ) -> Coroutine[Any, Any, None]:
+        """Stop accepting, wait for the handlers, cut those that remain; a coroutine.
+
+        Connections that the kernel's backlog holds are taken first. Handlers then have
+        `timeout` seconds (default: `shutdown_timeout`; None: no limit) to end before
+        they are cancelled; one that goes on even so loses its connection, and is at
+        last reported to the log and left alone. Returns when all is gone, and
+        `serve_forever` returns with it. The listening socket stays open, and
+        `serve_forever` may follow.
+
+        Called by a handler, directly or in a task of its own, it does not wait for
+        that handler. Before the server serves, and again, it does nothing. It belongs
+        to the loop's thread: in a legacy handler it raises RuntimeError, and
+        `server.run_on_loop(server.shutdown)` does it.
+        """
+        if self._serving and threading.get_ident() != self._loop_thread:
+            raise RuntimeError(
+                "shutdown() was called outside the loop's thread: call "
+                "server.run_on_loop(server.shutdown), which is thread-safe"
+            )
+        return self._shutdown(self.shutdown_timeout if timeout is _OWN_TIMEOUT else timeout)
+
+    async def _shutdown(self, timeout: float | None) -> None:
+        request = current.get()
+        if request is not None:
+            self._shutting_down.add(request)
+        try:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._drain()
+                    await self._requests.wait(self._shutting_down)
+                    await self._wait_closed()
+            except TimeoutError:
+                await self._cut()
+        finally:
+            self._stop_accepting()
+            if request is not None:
+                self._shutting_down.discard(request)
+        self._threads.end_idle()
+        if self._ended is not None:
+            if not self._ended.done():
+                self._ended.set_result(None)
+        else:
+            await self._raise_fatal()
+
+    async def _drain(self) -> None:
+        """Take what waits to be accepted, then accept nothing more."""
+
+    async def _wait_closed(self) -> None:
+        """Return when the sockets of the requests that have ended are closed."""
+
+    async def _cut(self) -> None:
+        """End what is still in progress, by force if it must be, and report the rest."""
+        self._stop_accepting()
+        for cut in (InProgress.cancel, InProgress.abort):
+            for request in self._requests.awaited(self._shutting_down):
+                getattr(request, cut.__name__)()
+            try:
+                async with asyncio.timeout(_GRACE):
+                    await self._requests.wait(self._shutting_down)
+                    await self._wait_closed()
+            except TimeoutError:
+                continue
+            return
+        self._abort_closing()
+        for request in self._requests.awaited(self._shutting_down):
+            logger.error(
+                "%r, which serves %r, did not end when it was cut, and is abandoned",
+                request,
+                request.client_address,
+            )
+
+    def _abort_closing(self) -> None:
+        """Close the sockets that are still on their way to being closed."""
+
+    async def handle_request(self) -> None:
+        """Serve one request and return when it has been served.
+
+        Waits `timeout` seconds for it (the attribute, or the socket's own time-out if
+        that is shorter), then calls `handle_timeout`. With ThreadingMixIn and
+        ForkingMixIn it returns when the thread or child has started. Raises
+        RuntimeError while the server is serving.
+        """
+        if self._serving:
+            raise RuntimeError("handle_request() cannot be used while the server is serving")
+        loop = asyncio.get_running_loop()
+        self._attach(loop)
+        limits = [t for t in (self.socket.gettimeout(), self.timeout) if t is not None]
+        try:
+            async with asyncio.timeout(min(limits, default=None)):
+                request, client_address = await self._next_request(loop)
+        except TimeoutError:
+            result = self.handle_timeout()
+            if awaitable(result):
+                await result
+            return
+        except OSError:
+            # As in socketserver: a connection that went before it was taken.
+            return
+        await self._serve_one(request, client_address)
+        await self._wait_closed()
+        await self._raise_fatal()
+
+    async def _next_request(self, loop: asyncio.AbstractEventLoop) -> tuple[Any, Any]:
+        descriptor = self.fileno()
+        before = self.socket.gettimeout()
+        self.socket.settimeout(self._accept_timeout)
+        try:
+            while True:
+                readable = loop.create_future()
+                loop.add_reader(descriptor, _set_once, readable)
+                try:
+                    await readable
+                finally:
+                    loop.remove_reader(descriptor)
+                try:
+                    return self.get_request()
+                except BlockingIOError:
+                    # Another process that shares the socket was faster.
+                    continue
+        finally:
+            self.socket.settimeout(before)
+
+    # What Python's time-out of the listening socket has to be while the loop reads it.
+    _accept_timeout: float | None = 0.0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self.shutdown()
+        finally:
+            self.server_close()
+
+    # One request
+
+    async def _serve(self, request: Any, client_address: Any) -> None:
+        """The pipeline of one request, in its own task. Raises nothing but by cancellation."""
+        try:
+            request = self._prepared(request)
+            verified = self.verify_request(request, client_address)
+            if awaitable(verified):
+                verified = await verified  # type: ignore[misc]
+            if not verified:
+                self.shutdown_request(request)
+                return
+            processing = self.process_request(request, client_address)
+            if awaitable(processing):
+                await processing
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            await self._end_failed(error, request, client_address)
+
+    def _prepared(self, request: Any) -> Any:
+        """What the hooks and the handler get for what `get_request` returned."""
+        return request
+
+    async def _end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
+        try:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                # Somebody asked for it: the server, at the end, or who kept the task.
+                return
+            if not isinstance(error, Exception | asyncio.CancelledError):
+                self._stop_because_of(error)
+                return
+            self._count_failure(error, request)
+            result = self.handle_error(request, client_address)
+            if awaitable(result):
+                await result
+        except Exception:
+            logger.exception("handle_error() failed")
+        finally:
+            try:
+                self.shutdown_request(request)
+            except Exception:
+                logger.exception("shutdown_request() failed")
+
+    def _stop_because_of(self, error: BaseException) -> None:
+        """SystemExit or KeyboardInterrupt in a handler: serve_forever() raises it at the end."""
+        if self._fatal is None:
+            self._fatal = error
+        self._suspend_accepting()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    async def _raise_fatal(self) -> None:
+        if self._fatal is not None:
+            error, self._fatal = self._fatal, None
+            await self._shutdown(self.shutdown_timeout)
+            raise error
+
+    def _count_failure(self, error: BaseException, request: Any) -> None:
+        with self._statistics_lock:
+            if self._is_clients_fault(error, request):
+                self.statistics.clients_vanished += 1
+            else:
+                self.statistics.handlers_failed += 1
+
+    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
+        """Whether this request's own connection raised `error`."""
+        return is_error_of(error, request)
+
+    def _finish_legacy(self, request: Any, client_address: Any) -> None:
+        """Run a legacy handler, in its thread or child."""
+        result = self.finish_request(request, client_address)
+        if result is not _DONE and awaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError(
+                f"{type(self).__qualname__}.finish_request() returned an awaitable, which nobody "
+                "awaits for a legacy handler: make it a plain function"
+            )
+
+    def _handle_legacy_error(self, request: Any, client_address: Any) -> None:
+        """Call handle_error() where there is no loop; as a coroutine it runs on the loop."""
+        result = self.handle_error(request, client_address)
+        if awaitable(result):
+
+            async def finish() -> None:
+                await result
+
+            self.run_on_loop(finish)
+
+    def _handler_made(self, handler: BaseRequestHandler) -> None:
+        made = _handlers_made.get()
+        if made is not None:
+            made.append(handler)
+
+    # Hooks
+
+    def server_activate(self) -> None:
+        """Called by the constructor to activate the server. May be overridden."""
+
+    def server_close(self) -> None:
+        """Stop accepting and let go of the socket; requests in progress go on.
+
+        Never waits on the loop's thread: `shutdown` does. May be overridden.
+        """
+        self._stop_accepting()
+        self._closed = True
+        self._threads.end_idle()
+
+    def fileno(self) -> int:
+        """The descriptor of the listening socket. May be overridden."""
+        return self.socket.fileno()
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Take one request from the socket, and the client's address. May be overridden.
+
+        Called on the loop's thread when there is one. Must not block; raises
+        BlockingIOError when there is none.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define get_request()")
+
+    def verify_request(self, request: Any, client_address: Any) -> bool | Awaitable[bool]:
+        """Return True if the request shall be served. May be overridden, as a coroutine too."""
+        return True
+
+    def process_request(self, request: Any, client_address: Any) -> Any:
+        """Serve the request, then shut it down. May be overridden, as a coroutine too.
+
+        Returns an awaitable, or None when it is served elsewhere: ThreadingMixIn and
+        ForkingMixIn override this.
+        """
+        return self._process_request(request, client_address)
+
+    async def _process_request(self, request: Any, client_address: Any) -> None:
+        if self._checks_awaiting:
+            await self._finish_checked(request, client_address)
+        else:
+            await self.RequestHandlerClass(request, client_address, self)
+        self.shutdown_request(request)
+
+    async def _finish_checked(self, request: Any, client_address: Any) -> None:
+        """Call an overridden finish_request(), and see that the handler was awaited."""
+        made: list[BaseRequestHandler] = []
+        token = _handlers_made.set(made)
+        try:
+            result = self.finish_request(request, client_address)
+            if awaitable(result):
+                await result
+        finally:
+            _handlers_made.reset(token)
+        for handler in made:
+            if not handler._awaited:
+                raise RuntimeError(
+                    f"{type(self).__qualname__}.finish_request() made a "
+                    f"{type(handler).__qualname__} and did not await it, so that it never "
+                    "ran: write `await self.RequestHandlerClass(...)`"
+                )
+
+    def finish_request(self, request: Any, client_address: Any) -> Any:
+        """Make the handler, which serves the request; awaited for a coroutine handler.
+
+        May be overridden, as `async def` for coroutine handlers, to give the handler
+        more arguments: `await self.RequestHandlerClass(request, client_address, self,
+        more)`.
+        """
+        if self._kind is HandlerKind.COROUTINE:
+            return self.RequestHandlerClass(request, client_address, self)
+        run_legacy(self.RequestHandlerClass, request, client_address, self)
+        return _DONE
+
+    def shutdown_request(self, request: Any) -> None:
+        """Called when a request has been served, to shut it down. May be overridden."""
+        self.close_request(request)
+
+    def close_request(self, request: Any) -> None:
+        """Called to clean up an individual request. May be overridden."""
+
+    def handle_error(self, request: Any, client_address: Any) -> Any:
+        """Called where an exception of a request is being handled. May be overridden.
+
+        The default logs it to the logger `aiosocketserver`: with its traceback at level
+        ERROR, or in one line at level INFO when it tells only that the client's own
+        connection broke or timed out. May be a coroutine. Where a legacy handler runs,
+        this runs in its thread or child.
+        """
+        error = sys.exception()
+        if error is not None and self._is_clients_fault(error, request):
+            logger.info("the client %r was lost: %s", client_address, error)
+        else:
+            logger.error("exception while serving %r", client_address, exc_info=True)
+
+    def handle_timeout(self) -> Any:
+        """Called when `handle_request` waited in vain. May be overridden, as a coroutine too."""
+
+    def service_actions(self) -> Any:
+        """Called every `poll_interval` seconds by `serve_forever`. May be overridden.
+
+        May be a coroutine. An exception ends `serve_forever`.
+        """
+
+    # What the kinds of sockets fill in
+
+    def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called before the server uses another loop than before."""
+
+    def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Accept, or accept again after `_suspend_accepting`."""
+        raise NotImplementedError
+
+    def _suspend_accepting(self) -> None:
+        """Accept nothing for now; what waits in the kernel can still be drained."""
+        raise NotImplementedError
+
+    def _stop_accepting(self) -> None:
+        """Accept nothing more."""
+        self._serving = False
+
+    async def _serve_one(self, request: Any, client_address: Any) -> None:
+        raise NotImplementedError
+
+    def _room_made(self) -> None:
+        """Called when a request has ended."""
+
+    def _may_accept(self) -> bool:
+        """Whether one more request can be served now. Mix-ins have limits."""
+        return True
+
+    def _close_in_child(self, kept: object) -> None:
+        """In a forked child: let go of all descriptors but that of `kept`."""
+
+
+def _set_once(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

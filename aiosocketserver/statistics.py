@@ -1,0 +1,19 @@
+"""What a server counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Statistics:
+    """The counters of one server since it was made. Read them from any thread."""
+
+    clients_vanished: int = 0
+    """Requests that ended because the client's connection broke, timed out or was cut."""
+
+    handlers_failed: int = 0
+    """Requests whose handler raised anything else."""
+
+    datagrams_dropped: int = 0
+    """Datagrams dropped because `max_concurrency` handlers ran and `max_queue` waited."""

@@ -1,0 +1,269 @@
+"""Servers on stream sockets: TCP and Unix."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, Unpack
+
+from . import addresses
+from ._handler_kinds import HandlerKind
+from ._in_progress import InTask, current
+from .lingering import LingeringSockets, linger
+from .listener import Listener
+from .options import ServerOptions
+from .server import BaseServer
+from .sockets import StreamSocket
+
+
+class TCPServer(BaseServer):
+    """A server on TCP sockets, and the base of those on other sockets.
+
+    For methods and hooks see `BaseServer`. The constructor binds and listens, unless
+    `bind_and_activate` is False, and `server_address` holds the real address, with the
+    real port, from then on.
+
+    Class variables, each also a keyword of the constructor, beside `BaseServer`'s:
+
+    - address_family: `socket.AF_INET`; an IPv6 literal as the address makes it AF_INET6
+    - request_queue_size: connections that the kernel's backlog holds; 1024
+      (socketserver: 5, with which a burst of clients waits a second for its SYN to be
+      sent again), at most the kernel's `net.core.somaxconn`
+    - allow_reuse_address: True (socketserver: False, so that a restarted server cannot
+      bind for a minute while old connections are in TIME_WAIT)
+    - allow_reuse_port: False
+    - max_line_size: bytes of a line that a handler's `rfile` takes; 64 KiB
+    - max_block_size: bytes of a block that a handler's `rfile` takes; 16 MiB
+    - linger_timeout: seconds that a closing connection has for each step, so that the
+      peer gets the whole answer; 2. With 0 it is closed at once
+
+    A class variable without a keyword:
+
+    - socket_type: `socket.SOCK_STREAM`
+    """
+
+    address_family: int = socket.AF_INET
+    socket_type: int = socket.SOCK_STREAM
+    request_queue_size: int = 1024
+    allow_reuse_address: bool = True
+    allow_reuse_port: bool = False
+    max_line_size: int = 64 * 1024
+    max_block_size: int = 16 * 1024 * 1024
+    linger_timeout: float = 2.0
+
+    def __init__(
+        self,
+        server_address: Any,
+        RequestHandlerClass: Callable[..., Any],
+        bind_and_activate: bool = True,
+        **options: Unpack[ServerOptions],
+    ) -> None:
+        """Make the server; bind and listen unless `bind_and_activate` is False. May be extended.
+
+        Beside what `BaseServer` raises: TypeError or ValueError for an address of the
+        wrong form, `socket.gaierror` for a name that does not resolve, and OSError,
+        which names the address, when it cannot be bound.
+        """
+        super().__init__(server_address, RequestHandlerClass, **options)
+        family = addresses.family_of(server_address, self.address_family)
+        if family != self.address_family:
+            self.address_family = family
+        self._listener: Listener | None = None
+        self._lingering: LingeringSockets | None = None
+        self._timeout_before_serving: float | None = None
+        # What lies at our path, so that only our own socket is ever removed.
+        self._path_status: os.stat_result | None = None
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        if bind_and_activate:
+            try:
+                self.server_bind()
+                self.server_activate()
+            except BaseException:
+                self.server_close()
+                raise
+
+    def server_bind(self) -> None:
+        """Called by the constructor to bind the socket. May be overridden."""
+        if self.address_family != socket.AF_UNIX:
+            if self.allow_reuse_address:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self.allow_reuse_port:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        addresses.bind(self.socket, self.server_address)
+        self.server_address = self.socket.getsockname()
+        if self.address_family == socket.AF_UNIX:
+            self._path_status = addresses.path_status(self.server_address)
+
+    def server_activate(self) -> None:
+        """Called by the constructor to listen. May be overridden."""
+        self.socket.listen(self.request_queue_size)
+
+    def server_close(self) -> None:
+        """Stop accepting and close the listening socket; requests in progress go on.
+
+        Removes the path of a Unix socket if it is still this server's. Never waits on
+        the loop's thread: `shutdown` does. May be overridden.
+        """
+        super().server_close()
+        if self._path_status is not None:
+            addresses.remove_path(self.server_address, self._path_status)
+            self._path_status = None
+        self.socket.close()
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept one connection. See `BaseServer.get_request`."""
+        return self.socket.accept()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Say that no more comes, see to it that the client gets all, and close the request.
+
+        May be overridden.
+        """
+        if isinstance(request, StreamSocket | socket.socket):
+            # ENOTCONN: the client has closed already.
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_WR)
+                if type(request) is socket.socket:
+                    self._linger(request)
+        self.close_request(request)
+
+    def close_request(self, request: Any) -> None:
+        """Close an individual request. May be overridden."""
+        request.close()
+
+    def _linger(self, sock: socket.socket) -> None:
+        """Keep a legacy handler's connection until its client has everything.
+
+        A duplicate of the descriptor lingers, because the hooks that come may look at
+        the socket itself.
+        """
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            if not sock.recv(1):
+                # The client has closed, so it has sent all.
+                return
+        duplicate = sock.dup()
+        lingering = self._lingering
+        if lingering is None:
+            linger(duplicate, self.linger_timeout)
+        elif threading.get_ident() == self._loop_thread:
+            lingering.close(duplicate)
+        else:
+            try:
+                lingering.loop.call_soon_threadsafe(lingering.close, duplicate)
+            except RuntimeError:
+                # The loop has ended.
+                linger(duplicate, self.linger_timeout)
+
+    # Serving
+
+    def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._lingering = LingeringSockets(loop, self.linger_timeout)
+
+    def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._listener is None:
+            self._timeout_before_serving = self.socket.gettimeout()
+            self.socket.setblocking(False)
+            self._listener = Listener(
+                loop,
+                self.socket,
+                get_request=self.get_request,
+                may_accept=self._may_accept,
+                on_request=self._start_request,
+            )
+        self._listener.start()
+
+    def _suspend_accepting(self) -> None:
+        if self._listener is not None:
+            self._listener.suspend()
+
+    def _stop_accepting(self) -> None:
+        super()._stop_accepting()
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener = None
+            if self.socket.fileno() >= 0:
+                self.socket.settimeout(self._timeout_before_serving)
+
+    async def _drain(self) -> None:
+        if self._listener is not None:
+            await self._listener.drain(self.request_queue_size)
+
+    def _start_request(self, request: Any, client_address: Any) -> asyncio.Task[None]:
+        entry = InTask(request, client_address)
+        # Before the task, which under an eager task factory may end at once.
+        self._requests.add(entry)
+        assert self._loop is not None
+        entry.task = self._loop.create_task(self._serve_connection(entry))
+        return entry.task
+
+    async def _serve_connection(self, entry: InTask) -> None:
+        current.set(entry)
+        try:
+            await self._serve(entry.request, entry.client_address)
+        finally:
+            self._requests.discard(entry)
+
+    async def _serve_one(self, request: Any, client_address: Any) -> None:
+        await self._start_request(request, client_address)
+
+    def _prepared(self, request: Any) -> Any:
+        if self._kind is not HandlerKind.COROUTINE:
+            return request
+        assert self._lingering is not None
+        connection = StreamSocket(request, self._lingering)
+        entry = current.get()
+        if entry is not None:
+            entry.request = connection
+        return connection
+
+    def _room_made(self) -> None:
+        if self._listener is not None:
+            self._listener.resume()
+
+    async def _wait_closed(self) -> None:
+        if self._lingering is not None:
+            await self._lingering.wait_closed()
+
+    def _abort_closing(self) -> None:
+        if self._lingering is not None:
+            self._lingering.abort()
+
+    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
+        if not isinstance(request, socket.socket):
+            return super()._is_clients_fault(error, request)
+        # A legacy handler's socket leaves no mark on its errors, so the state of the
+        # connection tells: once reset, it has no peer any more.
+        if not isinstance(error, ConnectionError):
+            return False
+        try:
+            request.getpeername()
+        except OSError:
+            return True
+        return False
+
+    def _close_in_child(self, kept: object) -> None:
+        for entry in self._requests:
+            connection = entry.request
+            if isinstance(connection, StreamSocket):
+                connection._close_in_child()
+            elif isinstance(connection, socket.socket) and connection is not kept:
+                connection.close()
+        if self._lingering is not None:
+            self._lingering.close_in_child()
+            self._lingering = None
+        self.socket.close()
+
+
+class UnixStreamServer(TCPServer):
+    """A server on Unix stream sockets. The address is a path, or `"\\0name"` (Linux).
+
+    A path where a socket lies that nobody listens on is replaced, and the path is
+    removed by `server_close`; see `aiosocketserver.addresses.bind`.
+    """
+
+    address_family: int = socket.AF_UNIX
