@@ -21,9 +21,6 @@ from pytest_asyncio import is_async_test
 # Set by CI: what a developer's machine may lack must be there, so nothing is skipped unseen.
 REQUIRE_ALL = os.environ.get("AIOSOCKETSERVER_REQUIRE_ALL", "") not in ("", "0")
 
-# How long a straggler (a task, a thread, a descriptor) may take to end after its test, in seconds.
-GRACE = 2.0
-
 
 def missing(what: str) -> NoReturn:
     """Skip the running test because of *what*, or fail it where nothing may be missing."""
@@ -72,6 +69,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--loops",
         default=",".join(LOOPS),
         help="run async tests on these event loops only (default: %(default)s)",
+    )
+    parser.addoption(
+        "--grace",
+        type=float,
+        default=2.0,
+        help="seconds for a task, a thread or a descriptor to end after its test (%(default)s)",
     )
 
 
@@ -203,7 +206,7 @@ def _nothing_left_in_process(
         return  # its traceback keeps alive whatever the test had open
     gc.collect()  # a resource warning belongs to the test that caused it
 
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + request.config.option.grace
     for thread in set(threading.enumerate()) - threads:
         if not thread.daemon:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -232,7 +235,7 @@ async def _no_task_left_on_loop(request: pytest.FixtureRequest) -> AsyncIterator
     if request.node.stash.get(_failed, False):
         return
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + GRACE
+    deadline = loop.time() + request.config.option.grace
     while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
         remaining = deadline - loop.time()
         if remaining <= 0:
