@@ -25,12 +25,12 @@ class ReceiveBuffer:
     def __len__(self) -> int:
         return len(self._data) - self._start
 
-    def feed(self, data: bytes) -> None:
-        """Add what was received."""
+    def feed(self, data: bytes) -> bool:
+        """Add what was received; False for `b""`, which is the end."""
         if self._start == len(self._data):
             self._data = data
             self._start = self._searched = 0
-            return
+            return data != b""
         if isinstance(self._data, bytes):
             self._data = bytearray(memoryview(self._data)[self._start :])
         elif self._start:
@@ -38,6 +38,7 @@ class ReceiveBuffer:
         self._searched = max(0, self._searched - self._start)
         self._start = 0
         self._data += data
+        return data != b""
 
     def take(self, size: int) -> bytes:
         """At most `size` bytes, fewer if there are fewer."""
@@ -61,6 +62,8 @@ class ReceiveBuffer:
         would be more than `limit` bytes.
         """
         start = self._start
+        if start == len(self._data):
+            return None
         found = self._data.find(separator, max(start, self._searched))
         if found < 0:
             # The separator's beginning may be at the end of what is there.
@@ -75,10 +78,3 @@ class ReceiveBuffer:
         self._start = end
         chunk = self._data[start:end]
         return chunk if type(chunk) is bytes else bytes(chunk)
-
-    def take_line(self, size: int) -> bytes | None:
-        """A line with its end, or its first `size` bytes if it is longer; None while incomplete."""
-        try:
-            return self.take_until(b"\n", size)
-        except OverflowError:
-            return self.take(size)

@@ -33,11 +33,15 @@ class SendQueue:
         """Whether there are bytes that may leave now."""
         return self.sent < (self.queued if self.held_from is None else self.held_from)
 
-    def append(self, data: bytes) -> None:
-        """Add one write, which must be `bytes`: nobody may change it until it is sent."""
+    def append(self, data: bytes) -> int:
+        """Add one write; how many bytes are now here.
+
+        It must be `bytes`: nobody may change it until it is sent.
+        """
         if data:
             self._writes.append(data)
             self.queued += len(data)
+        return self.queued - self.sent
 
     def next_block(self) -> bytes | memoryview:
         """The next bytes to send, as one object. It stays here until `consume`."""

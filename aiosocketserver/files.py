@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING
 from ._receive_buffer import ReceiveBuffer
 from ._waiter import GIVE_WAY
 from .errors import LimitExceeded
-from .sockets import TURN_CREDIT, StreamSocket
+from .sockets import LINE_COST, TURN_CREDIT, StreamSocket
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
-
-# The price of a line or block out of the buffer, beside its bytes (see sockets.py).
-_LINE_COST = 512
 
 
 class SocketReader:
@@ -63,18 +60,19 @@ class SocketReader:
         `io.BufferedReader.readline`. Without it, a line of more than `max_line_size`
         bytes raises LimitExceeded.
         """
-        if self._socket._receiving or self._socket._credit <= 0:
+        sock, buffer = self._socket, self._buffer
+        if sock._receiving or sock._credit <= 0:
             await self._turn()
-        self._socket._credit -= _LINE_COST
-        buffer = self._buffer
-        if size >= 0:
-            while (line := buffer.take_line(size)) is None:
-                if not await self._fill():
-                    return buffer.take(size)
-        else:
-            while (line := self._take_until(b"\n", self.max_line_size)) is None:
-                if not await self._fill():
+        sock._credit -= LINE_COST
+        limit = self.max_line_size if size < 0 else size
+        try:
+            while (line := buffer.take_until(b"\n", limit)) is None:
+                if not buffer.feed(await sock.recv(self._segment_size)):
                     return buffer.take_all()
+        except OverflowError:
+            if size < 0:
+                raise self._too_long("line", "max_line_size", limit) from None
+            return buffer.take(size)
         return line
 
     async def readuntil(self, separator: bytes = b"\n") -> bytes:
@@ -85,12 +83,14 @@ class SocketReader:
         """
         if not separator:
             raise ValueError("separator must have at least one byte")
-        if self._socket._receiving or self._socket._credit <= 0:
-            await self._turn()
-        self._socket._credit -= _LINE_COST
-        while (block := self._take_until(separator, self.max_line_size)) is None:
-            if not await self._fill():
-                raise self._incomplete(None)
+        await self._begin()
+        limit = self.max_line_size
+        try:
+            while (block := self._buffer.take_until(separator, limit)) is None:
+                if not await self._fill():
+                    raise self._incomplete(None)
+        except OverflowError:
+            raise self._too_long("line", "max_line_size", limit) from None
         return block
 
     async def readexactly(self, size: int) -> bytes:
@@ -103,9 +103,7 @@ class SocketReader:
         if size < 0:
             raise ValueError(f"size must not be negative, and is {size}")
         self._check_block(size)
-        if self._socket._receiving or self._socket._credit <= 0:
-            await self._turn()
-        self._socket._credit -= _LINE_COST
+        await self._begin()
         while (block := self._buffer.take_exactly(size)) is None:
             if not await self._fill():
                 raise self._incomplete(size)
@@ -117,28 +115,24 @@ class SocketReader:
         Without a size, everything until the peer closes. Raises LimitExceeded for more
         than `max_block_size` bytes.
         """
-        if self._socket._receiving or self._socket._credit <= 0:
-            await self._turn()
-        self._socket._credit -= _LINE_COST
-        if size is None or size < 0:
-            while await self._fill():
-                self._check_block(len(self._buffer))
-            return self._buffer.take_all()
-        self._check_block(size)
-        while (block := self._buffer.take_exactly(size)) is None:
-            if not await self._fill():
-                return self._buffer.take(size)
-        return block
+        if size is not None and size >= 0:
+            self._check_block(size)
+            await self._begin()
+            while (block := self._buffer.take_exactly(size)) is None:
+                if not await self._fill():
+                    return self._buffer.take(size)
+            return block
+        await self._begin()
+        while await self._fill():
+            self._check_block(len(self._buffer))
+        return self._buffer.take_all()
 
     async def read1(self, size: int = -1) -> bytes:
         """What is there, at most `size` bytes; waits only when nothing is; `b""` at the end."""
-        if self._socket._receiving or self._socket._credit <= 0:
-            await self._turn()
-        self._socket._credit -= _LINE_COST
+        await self._begin()
         if size == 0 or (not self._buffer and not await self._fill()):
             return b""
-        block = self._buffer.take(size) if size > 0 else self._buffer.take_all()
-        return block
+        return self._buffer.take(size) if size > 0 else self._buffer.take_all()
 
     async def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill `buffer`, less only when the peer closes before; how many bytes."""
@@ -152,6 +146,16 @@ class SocketReader:
             filled += len(block)
         return filled
 
+    async def _begin(self) -> None:
+        """What each method does first; `readline`, the one that is called most, by itself."""
+        if self._socket._receiving or self._socket._credit <= 0:
+            await self._turn()
+        self._socket._credit -= LINE_COST
+
+    async def _fill(self) -> bool:
+        """Add what arrives to the buffer; False when the peer has closed."""
+        return self._buffer.feed(await self._socket.recv(self._segment_size))
+
     def fileno(self) -> int:
         """The descriptor of the socket."""
         return self._socket.fileno()
@@ -163,19 +167,6 @@ class SocketReader:
             await GIVE_WAY
         if self._socket._receiving:
             raise RuntimeError("another task is reading from this connection: only one may at a time")
-
-    async def _fill(self) -> bool:
-        """Add what arrives to the buffer; False when the peer has closed."""
-        data = await self._socket.recv(self._segment_size)
-        if data:
-            self._buffer.feed(data)
-        return bool(data)
-
-    def _take_until(self, separator: bytes, limit: int) -> bytes | None:
-        try:
-            return self._buffer.take_until(separator, limit)
-        except OverflowError:
-            raise self._too_long("line", "max_line_size", limit) from None
 
     def _check_block(self, size: int) -> None:
         if size > self.max_block_size:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from .lingering import LingeringSockets
 
-T = TypeVar("T", int, bytes)
 E = TypeVar("E", bound=Exception)
 
 # What one connection may do before the others get their turn: bytes moved, and a
@@ -30,6 +29,7 @@ E = TypeVar("E", bound=Exception)
 # better off than one that sends large blocks (design D3: a 10 ms timer was 4 s late).
 TURN_CREDIT = 256 * 1024
 CALL_COST = 2 * 1024
+LINE_COST = 512
 
 # Written bytes that may wait in the process; a `write` that goes above waits itself.
 WRITE_LIMIT = 64 * 1024
@@ -138,22 +138,42 @@ class StreamSocket:
         """Receive at most `bufsize` bytes; `b""` when the peer has closed its side."""
         self._begin_receiving()
         try:
-            while (data := self._try_receive(self._sock.recv, bufsize, bufsize, flags)) is None:
+            while True:
+                if self._input_expected and self._credit > 0:
+                    try:
+                        data = self._sock.recv(bufsize, flags)
+                    except BlockingIOError:
+                        self._input_expected = False
+                    except OSError as error:
+                        raise self._mark(error) from None
+                    else:
+                        count = len(data)
+                        self._credit -= count + CALL_COST
+                        if count < bufsize:
+                            self._short_read(count, flags)
+                        return data
                 await self._input()
-            return data
         finally:
             self._receiving = False
 
     async def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receive into `buffer`, at most `nbytes` bytes or as many as it holds; how many came."""
-        size = nbytes or memoryview(buffer).nbytes
         self._begin_receiving()
         try:
-            while (
-                count := self._try_receive(self._sock.recv_into, size, buffer, nbytes, flags)
-            ) is None:
+            while True:
+                if self._input_expected and self._credit > 0:
+                    try:
+                        count = self._sock.recv_into(buffer, nbytes, flags)
+                    except BlockingIOError:
+                        self._input_expected = False
+                    except OSError as error:
+                        raise self._mark(error) from None
+                    else:
+                        self._credit -= count + CALL_COST
+                        if count < (nbytes or memoryview(buffer).nbytes):
+                            self._short_read(count, flags)
+                        return count
                 await self._input()
-            return count
         finally:
             self._receiving = False
 
@@ -165,43 +185,32 @@ class StreamSocket:
             )
         self._receiving = True
 
-    def _try_receive(self, receive: Callable[..., T], size: int, *args: Any) -> T | None:
-        """The result of one system call, or None when it is time to wait."""
-        if not self._input_expected or self._credit <= 0:
-            return None
-        try:
-            result = receive(*args)
-        except BlockingIOError:
-            self._input_expected = False
-            return None
-        except OSError as error:
-            raise self._mark(error)
-        count = result if isinstance(result, int) else len(result)
-        self._credit -= count + CALL_COST
-        if count < size:
-            # Nothing is left in the kernel, unless the call only peeked (flags).
-            self._input_expected = args[-1] != 0
-            self._peer_closed = not count
-        return result
+    def _short_read(self, count: int, flags: int) -> None:
+        # Nothing is left in the kernel, unless the call only peeked (flags).
+        self._input_expected = flags != 0
+        self._peer_closed = not count
 
     def _input(self) -> Awaitable[None]:
         """What to await before another try to receive."""
         if self._credit <= 0:
             self._credit = TURN_CREDIT
             return GIVE_WAY
-        if self._queue.sendable:
+        if self._queue.queued != self._queue.sent:
             self._send_pending()
         if self._timeout is not None:
-            if self._timeout == 0:
-                self._input_expected = True
-                raise self._mark(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
-            if self._read_timeout is None:
-                self._read_timeout = WaitTimeout(self._loop, self._read_waiter, self._timed_out)
-            self._read_timeout.start(self._loop.time() + self._timeout)
+            self._start_read_timeout(self._timeout)
         if not self._reader_registered:
             self._loop.add_reader(self._sock.fileno(), self._on_readable)
             self._reader_registered = True
         return self._read_waiter
+
+    def _start_read_timeout(self, timeout: float) -> None:
+        if timeout == 0:
+            self._input_expected = True
+            raise self._mark(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
+        if self._read_timeout is None:
+            self._read_timeout = WaitTimeout(self._loop, self._read_waiter, self._timed_out)
+        self._read_timeout.start(self._loop.time() + timeout)
 
     def _on_readable(self) -> None:
         self._input_expected = True
@@ -213,12 +222,14 @@ class StreamSocket:
             self._reader_registered = False
             return
         self._credit = TURN_CREDIT
+        # From here on `_write` need not see to it that its bytes leave.
         self._resuming = True
         try:
             waiter.resume()
         finally:
             self._resuming = False
-        if self._queue.sendable and not self._writer_registered:
+        queue = self._queue
+        if queue.queued != queue.sent and not self._writer_registered:
             self._send_pending()
 
     # Sending
@@ -241,12 +252,17 @@ class StreamSocket:
         rest: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
         self._begin_sending()
         try:
+            # Most often the kernel takes it all at once.
+            if (sent := self._try_send(self._sock.send, rest, flags)) == len(rest):
+                return
             deadline = self._deadline()
-            while (sent := self._try_send(self._sock.send, rest, flags)) != len(rest):
+            while True:
                 if sent is None:
                     await self._output(deadline)
                 else:
                     rest = memoryview(rest)[sent:]
+                if (sent := self._try_send(self._sock.send, rest, flags)) == len(rest):
+                    return
         finally:
             self._end_sending()
 
@@ -320,7 +336,8 @@ class StreamSocket:
                 "another task is sending on this socket: only one may at a time, or their "
                 "bytes would mix (wfile.write() may be called by any number of tasks)"
             )
-        self._check_writable()
+        if self._write_error is not None or self._half_close_requested:
+            self._check_writable()
         self._sending = True
         # What is written before now leaves first, what is written later leaves after.
         self._queue.held_from = self._queue.queued
@@ -329,8 +346,9 @@ class StreamSocket:
         self._sending = False
         if self._sock is _CLOSED:
             return
-        self._queue.held_from = None
-        if self._queue:
+        queue = self._queue
+        queue.held_from = None
+        if queue.queued != queue.sent:
             self._flush_soon()
         elif self._half_close_requested:
             self._half_close()
@@ -346,17 +364,19 @@ class StreamSocket:
     def _try_send(self, send: Callable[..., int], *args: Any) -> int | None:
         """The result of one system call, or None when it is time to wait."""
         queue = self._queue
-        if queue.sendable:
+        if queue.queued != queue.sent and queue.sendable:
             self._send_pending()
             self._check_broken()
-        if queue.sendable or self._credit <= 0:
+            if queue.sendable:
+                return None
+        if self._credit <= 0:
             return None
         try:
             sent = send(*args)
         except BlockingIOError:
             return None
         except OSError as error:
-            raise self._mark(error)
+            raise self._mark(error) from None
         self._credit -= sent + CALL_COST
         return sent
 
@@ -435,11 +455,12 @@ class StreamSocket:
         """Put one write behind the others; True when the writer has to wait for `_flush`."""
         if self._sock is _CLOSED:
             raise self._mark(OSError(errno.EBADF, os.strerror(errno.EBADF)))
-        self._check_writable()
+        if self._write_error is not None or self._half_close_requested:
+            self._check_writable()
         block = data if type(data) is bytes else bytes(memoryview(data))
-        self._queue.append(block)
-        self._credit -= len(block) + CALL_COST
-        if len(self._queue) >= WRITE_LIMIT or self._credit <= 0:
+        pending = self._queue.append(block)
+        self._credit -= len(block) + LINE_COST
+        if pending >= WRITE_LIMIT or self._credit <= 0:
             return True
         if not self._resuming:
             self._flush_soon()
@@ -459,7 +480,7 @@ class StreamSocket:
         """Send what the kernel takes now; the writer callback goes on with the rest."""
         queue = self._queue
         try:
-            while queue.sendable:
+            while queue.sent != queue.queued and queue.sendable:
                 queue.consume(self._sock.send(queue.next_block()))
         except BlockingIOError:
             self._register_writer()
@@ -467,7 +488,8 @@ class StreamSocket:
             # Raised at the next write, flush or finish: nobody waits for it here.
             self._write_error = error.with_traceback(None)
             queue.clear()
-        self._wake_flush_waiters()
+        if self._flush_waiters:
+            self._wake_flush_waiters()
         if self._half_close_requested and not queue and not self._sending:
             self._half_close()
 
