@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 import socketserver
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from .handlers import BaseRequestHandler
 
@@ -44,7 +44,7 @@ def handler_kind(handler: object, *, mix_in: bool) -> HandlerKind:
     if issubclass(target, BaseRequestHandler):
         _check_coroutine_handler(target)
         return HandlerKind.COROUTINE
-    return _legacy_class(target, mix_in)
+    return _legacy_class(cast("type", target), mix_in)
 
 
 def _check_coroutine_handler(cls: type[BaseRequestHandler]) -> None:
@@ -117,37 +117,43 @@ def run_legacy(handler: Callable[..., Any], *args: Any) -> None:
     socketserver's base class drops what `handle` returns. An awaitable among it means
     that the handler has not run, so that is a TypeError here.
     """
-    target, keywords = handler, {}
+    target: Any = handler
+    keywords: dict[str, Any] = {}
     while isinstance(target, functools.partial):
         args, keywords = target.args + args, {**target.keywords, **keywords}
         target = target.func
     # Only what `type.__call__` does can be done in two steps.
-    if not isinstance(target, type) or type(target).__call__ is not type.__call__:
+    if isinstance(target, type) and type(target).__call__ is type.__call__:
+        _construct(target, args, keywords)
+    else:
         _check_result(handler, target(*args, **keywords))
+
+
+def _construct(cls: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    """`cls(*args, **keywords)`, with an eye on what handle() returns in it."""
+    instance: Any = cls.__new__(cls, *args, **keywords)
+    if cls not in type(instance).__mro__:
         return
-    instance = target.__new__(target, *args, **keywords)
-    if not isinstance(instance, target):
-        return
+    # A handler without a dictionary can only be taken at its word.
+    attributes: dict[str, Any] = getattr(instance, "__dict__", {})
 
     def handle() -> object:
-        del instance.__dict__["handle"]
+        del attributes["handle"]
         result = instance.handle()
-        _check_result(target.handle, result)
+        _check_result(instance.handle, result)
         return result
 
-    attributes = getattr(instance, "__dict__", {})
     attributes["handle"] = handle
     try:
-        instance.__init__(*args, **keywords)
+        type(instance).__init__(instance, *args, **keywords)
     finally:
         attributes.pop("handle", None)
 
 
 def _check_result(called: object, result: object) -> None:
-    if isinstance(result, Awaitable):
-        close = getattr(result, "close", None)
-        if close is not None:
-            close()
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
         raise TypeError(
             f"{_name(called)}() is a plain function that returned an awaitable, "
             f"{type(result).__qualname__}, which nobody would await: make it `async def` on "

@@ -9,7 +9,7 @@ lock-step echo 10 to 15 % faster (docs/decisions/0002-inline-resumption.md).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextvars import Context
 from itertools import repeat
 from typing import Any
@@ -38,11 +38,11 @@ class Waiter:
         """Whether a task is suspended here and nothing has woken it yet."""
         return self._callback is not None
 
-    def __await__(self) -> Iterator[Waiter]:
+    def __await__(self) -> Generator[Any, Any, None]:
         self._asyncio_future_blocking = True
         # An iterator that yields this object once, without a generator's frame; a
         # tuple kept for it would be a reference cycle for every connection.
-        return repeat(self, 1)
+        return repeat(self, 1)  # type: ignore[return-value]
 
     def resume(self) -> None:
         """Run the waiting task now, in its own context. Loop callbacks only."""
@@ -90,8 +90,8 @@ class GiveWay:
 
     __slots__ = ()
 
-    def __await__(self) -> Iterator[None]:
-        return repeat(None, 1)
+    def __await__(self) -> Generator[Any, Any, None]:
+        return repeat(None, 1)  # type: ignore[return-value]
 
 
 GIVE_WAY = GiveWay()

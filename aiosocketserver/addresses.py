@@ -8,6 +8,7 @@ import ipaddress
 import os
 import socket
 import stat
+from typing import Any, cast
 
 # sun_path of struct sockaddr_un, less the final NUL (unix(7)).
 UNIX_PATH_MAX = 107
@@ -24,9 +25,12 @@ def family_of(address: object, default: int) -> int:
         return default
     if default not in (socket.AF_INET, socket.AF_INET6):
         return default
-    if not isinstance(address, tuple) or not 2 <= len(address) <= 4:
+    if not isinstance(address, tuple):
         raise TypeError(f"the address must be a (host, port) tuple, and is {address!r}")
-    host, port = address[0], address[1]
+    parts = cast("tuple[object, ...]", address)
+    if not 2 <= len(parts) <= 4:
+        raise TypeError(f"the address must be a (host, port) tuple, and is {address!r}")
+    host, port = parts[:2]
     if not isinstance(host, str | bytes | bytearray):
         raise TypeError(f"the host of an address must be a string, and is {host!r}: {address!r}")
     if not isinstance(port, int):
@@ -48,7 +52,7 @@ def _check_unix(address: object) -> None:
         raise TypeError(
             f"the address of a Unix socket must be a path or '\\0name', and is {address!r}"
         )
-    path = os.fsencode(address)
+    path = os.fsencode(cast("str | bytes", address))
     # An abstract name has no final NUL, and may be one byte longer (unix(7)).
     longest = UNIX_PATH_MAX + 1 if path.startswith(b"\0") else UNIX_PATH_MAX
     if len(path) > longest:
@@ -66,17 +70,15 @@ def bind(sock: socket.socket, address: object) -> None:
     server is OSError (EADDRINUSE), and any other file is left alone: FileExistsError.
     """
     if sock.family == socket.AF_UNIX:
-        assert isinstance(address, str | bytes | os.PathLike)
-        path = os.fspath(address)
-        if os.fsencode(path)[:1] != b"\0":
-            _claim_path(path, sock.type)
-        address = path
+        address = os.fspath(cast("str | bytes", address))
+        if os.fsencode(address)[:1] != b"\0":
+            _claim_path(address, sock.type)
     try:
-        sock.bind(address)  # type: ignore[arg-type]
+        sock.bind(cast("Any", address))
     except socket.gaierror as error:
         raise socket.gaierror(error.errno, f"{error.strerror}: {address!r}") from error
     except FileNotFoundError as error:
-        folder = os.path.dirname(os.fsdecode(address))  # type: ignore[arg-type]
+        folder = os.path.dirname(os.fsdecode(cast("str | bytes", address)))
         raise FileNotFoundError(
             errno.ENOENT, f"there is no folder {folder!r} for the socket", address
         ) from error

@@ -62,7 +62,8 @@ class Bridge:
                 done.set_result(result)  # type: ignore[arg-type]
 
         def job() -> None:
-            result, failure = None, None
+            result: R | None = None
+            failure: BaseException | None = None
             try:
                 result = function(*args, **kwargs)
             except StopIteration as error:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from typing import Any, ClassVar
 
 from ._handler_kinds import HandlerKind
-from ._in_progress import InTask, current
+from ._in_progress import InTask
 from .datagrams import DatagramDispatcher, DatagramSocket, kernel_drops
 from .sockets import is_error_of
 from .stream_server import TCPServer
@@ -133,7 +132,7 @@ class UDPServer(TCPServer):
         return request
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
-        return is_error_of(error, request[1]) if isinstance(request, tuple) else False
+        return self._kind is HandlerKind.COROUTINE and is_error_of(error, self._datagram_socket)
 
     def _close_in_child(self, kept: object) -> None:
         # The child that serves a datagram of this server answers on its socket.

@@ -161,12 +161,14 @@ class SocketReader:
         return self._socket.fileno()
 
     async def _turn(self) -> None:
-        """Let others run before more is taken: nothing is in hand that a cancellation could lose."""
+        """Let others run before more is taken, when a cancellation can lose nothing."""
         if not self._socket._receiving:
             self._socket._credit = TURN_CREDIT
             await GIVE_WAY
         if self._socket._receiving:
-            raise RuntimeError("another task is reading from this connection: only one may at a time")
+            raise RuntimeError(
+                "another task is reading from this connection: only one may at a time"
+            )
 
     def _check_block(self, size: int) -> None:
         if size > self.max_block_size:

@@ -98,14 +98,14 @@ class ForkingMixIn(_Base):
             try:
                 self._finish_legacy(request, client_address)
                 status = 0
-            except Exception:
+            except Exception:  # noqa: BLE001 - handle_error() reports it
                 self._handle_legacy_error(request, client_address)
             finally:
                 self.shutdown_request(request)
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        except BaseException:  # noqa: BLE001 - it ends this process only, and is reported
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:  # noqa: BLE001 - it ends this process only, and is reported
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             _flush_standard_streams()
             os._exit(status)
@@ -140,9 +140,7 @@ class ForkingMixIn(_Base):
             return
         loop.add_reader(descriptor, self._on_exit, entry, descriptor, loop)
 
-    def _on_exit(
-        self, entry: InChild, descriptor: int, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def _on_exit(self, entry: InChild, descriptor: int, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(descriptor)
         os.close(descriptor)
         self._reap(entry, os.WNOHANG)
@@ -176,9 +174,7 @@ class ForkingMixIn(_Base):
         self._requests.discard(entry)
 
     def _may_accept(self) -> bool:
-        room = (
-            self._kind is HandlerKind.COROUTINE or len(self._requests) < self.max_children
-        )
+        room = self._kind is HandlerKind.COROUTINE or len(self._requests) < self.max_children
         return room and super()._may_accept()
 
 

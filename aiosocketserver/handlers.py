@@ -112,12 +112,13 @@ class StreamRequestHandler(BaseRequestHandler):
 
     async def setup(self) -> None:
         """Make the files. An override calls this first."""
-        self.connection = self.request
-        if not isinstance(self.connection, StreamSocket):
+        request = cast("object", self.request)
+        if not isinstance(request, StreamSocket):
             raise TypeError(
                 f"{type(self).__qualname__} is a StreamRequestHandler and needs a stream "
                 f"server, not {type(self.server).__qualname__}"
             )
+        self.connection = request
         if self.timeout is not None:
             self.connection.settimeout(self.timeout)
         if self.disable_nagle_algorithm and self.connection.family != socket.AF_UNIX:

@@ -82,7 +82,7 @@ class _Closing:
     ) -> None:
         self._owner = owner
         self.sock = sock
-        self._queue = queue if queue else None
+        self._queue = queue or None
         self._taken = 0
         self._timer: asyncio.TimerHandle | None = None
 

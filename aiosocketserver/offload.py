@@ -58,7 +58,7 @@ class ThreadingMixIn(_Base):
         """
         try:
             self._finish_legacy(request, client_address)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handle_error() reports it
             self._count_failure(error, request)
             self._handle_legacy_error(request, client_address)
         finally:

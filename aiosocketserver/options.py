@@ -35,18 +35,18 @@ def _flag(value: object) -> str | None:
 
 
 def _size(value: object) -> str | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return None if whole and value > 0 else "a whole number above 0"
+    right = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return None if right else "a whole number above 0"
 
 
 def _size_or_zero(value: object) -> str | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return None if whole and value >= 0 else "a whole number, 0 or above"
+    right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return None if right else "a whole number, 0 or above"
 
 
 def _seconds(value: object) -> str | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return None if number and value >= 0 else "a number of seconds, 0 or above"
+    right = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    return None if right else "a number of seconds, 0 or above"
 
 
 def _or_none(check: Callable[[object], str | None]) -> Callable[[object], str | None]:

@@ -216,9 +216,7 @@ class BaseServer(Bridge):
         finish_request = getattr(self.finish_request, "__func__", None)
         self._checks_awaiting = finish_request is not BaseServer.finish_request
 
-    def shutdown(
-        self, timeout: float | None = _OWN_TIMEOUT
-    ) -> Coroutine[Any, Any, None]:
+    def shutdown(self, timeout: float | None = _OWN_TIMEOUT) -> Coroutine[Any, Any, None]:
         """Stop accepting, wait for the handlers, cut those that remain; a coroutine.
 
         Connections that the kernel's backlog holds are taken first. Handlers then have
@@ -375,7 +373,7 @@ class BaseServer(Bridge):
                 await processing
         except GeneratorExit:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - each kind is seen to there
             await self._end_failed(error, request, client_address)
 
     def _prepared(self, request: Any) -> Any:
@@ -548,7 +546,7 @@ class BaseServer(Bridge):
         if error is not None and self._is_clients_fault(error, request):
             logger.info("the client %r was lost: %s", client_address, error)
         else:
-            logger.error("exception while serving %r", client_address, exc_info=True)
+            logger.error("exception while serving %r", client_address, exc_info=error)
 
     def handle_timeout(self) -> Any:
         """Called when `handle_request` waited in vain. May be overridden, as a coroutine too."""

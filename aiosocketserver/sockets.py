@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Iterable
-from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from ._send_queue import SendQueue
 from ._waiter import GIVE_WAY, Waiter, WaitTimeout
@@ -49,7 +49,8 @@ def is_error_of(error: BaseException, connection: object) -> bool:
     `socket.socket` bear no mark: there, the state of the connection has to tell.
     """
     if isinstance(error, BaseExceptionGroup):
-        return all(is_error_of(part, connection) for part in error.exceptions)
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(is_error_of(part, connection) for part in group.exceptions)
     return getattr(error, "_aiosocketserver_origin", None) is connection
 
 
@@ -443,8 +444,9 @@ class StreamSocket:
         if self._flush_waiters is None:
             self._flush_waiters = []
         self._flush_waiters.append(entry)
+        scope = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout) as scope:
+            async with scope:
                 await entry[1]
         except TimeoutError as error:
             raise (self._timed_out() if scope.expired() else self._mark(error)) from None
@@ -651,8 +653,10 @@ class StreamSocket:
     def getsockopt(self, level: int, optname: int, buflen: int) -> bytes: ...
     def getsockopt(self, level: int, optname: int, buflen: int = 0) -> int | bytes:
         """A socket option: see setsockopt(2)."""
-        return self._sock.getsockopt(level, optname, buflen) if buflen else (
-            self._sock.getsockopt(level, optname)
+        return (
+            self._sock.getsockopt(level, optname, buflen)
+            if buflen
+            else (self._sock.getsockopt(level, optname))
         )
 
     def setsockopt(self, level: int, optname: int, value: int | ReadableBuffer) -> None:
