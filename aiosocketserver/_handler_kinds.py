@@ -11,7 +11,7 @@ import inspect
 import socketserver
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
 from .handlers import BaseRequestHandler
 
@@ -44,7 +44,8 @@ def handler_kind(handler: object, *, mix_in: bool) -> HandlerKind:
     if issubclass(target, BaseRequestHandler):
         _check_coroutine_handler(target)
         return HandlerKind.COROUTINE
-    return _legacy_class(cast("type", target), mix_in)
+    cls: type[Any] = target
+    return _legacy_class(cls, mix_in)
 
 
 def _check_coroutine_handler(cls: type[BaseRequestHandler]) -> None:
