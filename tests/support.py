@@ -1,0 +1,58 @@
+"""What several test files share. Small: a test should be readable on its own."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+from aiosocketserver.lingering import LingeringSockets
+from aiosocketserver.sockets import StreamSocket
+
+
+class Peer:
+    """The other end of a connection: a plain non-blocking socket, read and written by the loop."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, data: bytes) -> None:
+        await self._loop.sock_sendall(self.sock, data)
+
+    async def receive(self, size: int) -> bytes:
+        """Exactly `size` bytes, or what came until the connection ended."""
+        received = bytearray()
+        while len(received) < size:
+            block = await self._loop.sock_recv(self.sock, size - len(received))
+            if not block:
+                break
+            received += block
+        return bytes(received)
+
+    async def receive_all(self) -> bytes:
+        """What comes until the connection ends."""
+        received = bytearray()
+        while block := await self._loop.sock_recv(self.sock, 64 * 1024):
+            received += block
+        return bytes(received)
+
+    def finish(self) -> None:
+        """Say that no more comes."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    pair: tuple[socket.socket, socket.socket] | None = None,
+) -> AsyncIterator[tuple[StreamSocket, Peer]]:
+    """A handler's socket without a server, and its peer; `pair` for sockets of a special kind."""
+    ours, theirs = pair or socket.socketpair()
+    lingering = LingeringSockets(asyncio.get_running_loop(), 2.0)
+    connection = StreamSocket(ours, lingering)
+    try:
+        yield connection, Peer(theirs)
+    finally:
+        connection.close()
+        theirs.close()
+        await lingering.wait_closed()
