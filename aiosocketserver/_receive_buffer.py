@@ -14,13 +14,14 @@ class ReceiveBuffer:
     segment is gathered in a `bytearray`, so that a line in n segments costs O(n).
     """
 
-    __slots__ = ("_data", "_searched", "_start")
+    __slots__ = ("_data", "_searched", "_separator", "_start")
 
     def __init__(self) -> None:
         self._data: bytes | bytearray = b""
         self._start = 0
-        # Up to where a separator has been looked for and not found.
+        # Up to where `_separator` has been looked for and not found.
         self._searched = 0
+        self._separator = b""
 
     def __len__(self) -> int:
         return len(self._data) - self._start
@@ -64,17 +65,20 @@ class ReceiveBuffer:
         start = self._start
         if start == len(self._data):
             return None
-        found = self._data.find(separator, max(start, self._searched))
+        searched = self._searched
+        if searched < start or separator != self._separator:
+            searched = start
+        limited = start + limit
+        found = self._data.find(separator, searched, limited)
         if found < 0:
-            # The separator's beginning may be at the end of what is there.
-            self._searched = max(start, len(self._data) - len(separator) + 1)
-            if len(self._data) - start >= limit:
+            available = len(self._data)
+            # The separator's beginning may be at the end of what was searched.
+            self._searched = max(start, min(available, limited) - len(separator) + 1)
+            self._separator = separator
+            if available >= limited:
                 raise OverflowError(limit)
             return None
         end = found + len(separator)
-        if end - start > limit:
-            self._searched = start
-            raise OverflowError(limit)
         self._start = end
         chunk = self._data[start:end]
         return chunk if type(chunk) is bytes else bytes(chunk)
