@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
-from contextvars import Context
+from contextvars import Context, copy_context
 from itertools import repeat
 from typing import Any
+
+# Where a waiter's context belongs before its first wait.
+_NO_CONTEXT = Context()
 
 
 class Waiter:
@@ -30,7 +33,7 @@ class Waiter:
         self._loop = loop
         self._asyncio_future_blocking = False
         self._callback: Callable[[Any], object] | None = None
-        self._context: Context | None = None
+        self._context = _NO_CONTEXT
         self._error: BaseException | None = None
 
     @property
@@ -44,12 +47,17 @@ class Waiter:
         # tuple kept for it would be a reference cycle for every connection.
         return repeat(self, 1)  # type: ignore[return-value]
 
-    def resume(self) -> None:
-        """Run the waiting task now, in its own context. Loop callbacks only."""
-        callback, context = self._callback, self._context
-        if callback is not None and context is not None:
-            self._callback = None
-            context.run(callback, self)
+    def resume(self) -> bool:
+        """Run the waiting task now, in its own context; False when none waits.
+
+        Loop callbacks only.
+        """
+        callback = self._callback
+        if callback is None:
+            return False
+        self._callback = None
+        self._context.run(callback, self)
+        return True
 
     def fail(self, error: BaseException) -> bool:
         """Have `error` raised where the task waits, on the next turn of the loop.
@@ -73,7 +81,7 @@ class Waiter:
         self, callback: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
         self._callback = callback
-        self._context = context
+        self._context = copy_context() if context is None else context
 
     def cancel(self, msg: object = None) -> bool:
         return self.fail(asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg))

@@ -137,7 +137,9 @@ class StreamSocket:
 
     async def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Receive at most `bufsize` bytes; `b""` when the peer has closed its side."""
-        self._begin_receiving()
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._receiving = True
         try:
             while True:
                 if self._input_expected and self._credit > 0:
@@ -159,7 +161,9 @@ class StreamSocket:
 
     async def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receive into `buffer`, at most `nbytes` bytes or as many as it holds; how many came."""
-        self._begin_receiving()
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._receiving = True
         try:
             while True:
                 if self._input_expected and self._credit > 0:
@@ -178,13 +182,12 @@ class StreamSocket:
         finally:
             self._receiving = False
 
-    def _begin_receiving(self) -> None:
-        if self._receiving:
-            raise RuntimeError(
-                "another task is receiving from this socket: only one may at a time, "
-                "or nobody could tell who gets which bytes"
-            )
-        self._receiving = True
+    @staticmethod
+    def _in_use(what: str) -> RuntimeError:
+        return RuntimeError(
+            f"another task is {what} this socket: only one may at a time, or nobody could tell "
+            "whose bytes are whose (wfile.write() may be called by any number of tasks)"
+        )
 
     def _short_read(self, count: int, flags: int) -> None:
         # Nothing is left in the kernel, unless the call only peeked (flags).
@@ -215,20 +218,19 @@ class StreamSocket:
 
     def _on_readable(self) -> None:
         self._input_expected = True
-        waiter = self._read_waiter
-        if not waiter.waiting:
+        self._credit = TURN_CREDIT
+        # While the task runs, `_write` need not see to it that its bytes leave.
+        self._resuming = True
+        try:
+            resumed = self._read_waiter.resume()
+        finally:
+            self._resuming = False
+        if not resumed:
             # Registered for the life of many waits, until input comes that nobody
             # waits for: each registration is a system call (design D3).
             self._loop.remove_reader(self._sock.fileno())
             self._reader_registered = False
             return
-        self._credit = TURN_CREDIT
-        # From here on `_write` need not see to it that its bytes leave.
-        self._resuming = True
-        try:
-            waiter.resume()
-        finally:
-            self._resuming = False
         queue = self._queue
         if queue.queued != queue.sent and not self._writer_registered:
             self._send_pending()
@@ -253,17 +255,12 @@ class StreamSocket:
         rest: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
         self._begin_sending()
         try:
-            # Most often the kernel takes it all at once.
-            if (sent := self._try_send(self._sock.send, rest, flags)) == len(rest):
-                return
-            deadline = self._deadline()
-            while True:
+            deadline = None if self._timeout is None else self._loop.time() + self._timeout
+            while (sent := self._try_send(self._sock.send, rest, flags)) != len(rest):
                 if sent is None:
                     await self._output(deadline)
                 else:
                     rest = memoryview(rest)[sent:]
-                if (sent := self._try_send(self._sock.send, rest, flags)) == len(rest):
-                    return
         finally:
             self._end_sending()
 
@@ -333,10 +330,7 @@ class StreamSocket:
 
     def _begin_sending(self) -> None:
         if self._sending:
-            raise RuntimeError(
-                "another task is sending on this socket: only one may at a time, or their "
-                "bytes would mix (wfile.write() may be called by any number of tasks)"
-            )
+            raise self._in_use("sending on")
         if self._write_error is not None or self._half_close_requested:
             self._check_writable()
         self._sending = True
