@@ -2,11 +2,17 @@
 
 import asyncio
 import contextlib
+import select
 import socket
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 from aiosocketserver.lingering import LingeringSockets
 from aiosocketserver.sockets import StreamSocket
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
 
 
 class Peer:
@@ -56,3 +62,24 @@ async def connected(
         connection.close()
         theirs.close()
         await lingering.wait_closed()
+
+
+def wait_until_readable(sock: HasFileno) -> None:
+    """Block the loop until the kernel has input for `sock`, so that a test knows it is there."""
+    assert select.select([sock], [], [], 10)[0], "nothing has arrived"
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """A TCP connection over loopback: what `accept` returned, and its client."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], client
+
+
+def fill(sock: socket.socket) -> int:
+    """Send until neither kernel buffer takes any more; how many bytes."""
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += sock.send(bytes(64 * 1024))
+    return sent
