@@ -125,7 +125,11 @@ def path_status(address: str | bytes) -> os.stat_result | None:
 
 
 def remove_path(address: str | bytes, status: os.stat_result) -> None:
-    """Remove the socket file at `address` if it is still the one that `status` is of."""
-    with contextlib.suppress(FileNotFoundError):
+    """Remove the socket file at `address` if it is still the one that `status` is of.
+
+    It stays, as a stale one that the next server replaces, when it cannot be removed:
+    after privileges were dropped, say.
+    """
+    with contextlib.suppress(OSError):
         if os.path.samestat(os.lstat(address), status):
             os.unlink(address)

@@ -80,6 +80,10 @@ class UDPServer(TCPServer):
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
         self._datagram_socket = DatagramSocket(self.socket, loop)
 
+    def _check_listening(self) -> None:
+        # TCPServer's does not apply.
+        pass
+
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._dispatcher is None:
             self._timeout_before_serving = self.socket.gettimeout()
@@ -91,7 +95,7 @@ class UDPServer(TCPServer):
                 self.statistics,
                 get_request=self.get_request,
                 serve=self._serve,
-                may_serve=self._may_accept,
+                max_requests=self._max_requests,
                 max_queue=self.max_queue,
             )
         self._dispatcher.start()
@@ -99,6 +103,12 @@ class UDPServer(TCPServer):
     def _suspend_accepting(self) -> None:
         if self._dispatcher is not None:
             self._dispatcher.stop()
+
+    def server_close(self) -> None:
+        """Stop receiving and close the socket. See `TCPServer.server_close`."""
+        if self._datagram_socket is not None:
+            self._datagram_socket._stop()
+        super().server_close()
 
     def _stop_accepting(self) -> None:
         # TCPServer's has a listener to stop, which there is not.
@@ -113,8 +123,8 @@ class UDPServer(TCPServer):
         if self._dispatcher is not None:
             await self._dispatcher.drain()
 
-    def _may_accept(self) -> bool:
-        return len(self._requests) < self.max_concurrency and super()._may_accept()
+    def _max_requests(self) -> int:
+        return self.max_concurrency
 
     def _room_made(self) -> None:
         if self._dispatcher is not None:
@@ -127,8 +137,9 @@ class UDPServer(TCPServer):
         await entry.task
 
     def _prepared(self, request: Any) -> Any:
-        if self._kind is HandlerKind.COROUTINE and request[1] is self.socket:
-            return request[0], self._datagram_socket
+        if self._kind is HandlerKind.COROUTINE and isinstance(request, tuple):
+            # An overridden get_request() may return something else, or more.
+            return tuple(self._datagram_socket if x is self.socket else x for x in request)
         return request
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:

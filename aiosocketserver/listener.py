@@ -7,6 +7,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 logger = logging.getLogger("aiosocketserver")
@@ -22,13 +23,23 @@ FIRST_BACK_OFF = 0.05
 LAST_BACK_OFF = 1.0
 
 
+def is_listening(sock: socket.socket) -> bool:
+    """Whether accept(2) can ever succeed on `sock`."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
+    except OSError as error:
+        # Not every system tells; a closed socket certainly does not listen.
+        return error.errno != errno.EBADF
+
+
 class Listener:
     """Accepts the connections of one listening socket on the loop.
 
     `get_request` returns one connection and its address, raising BlockingIOError when
     there is none. `may_accept` tells whether the server has room for one more: without,
-    accepting pauses and the kernel's backlog holds the rest, until `resume`. All methods
-    run on the loop's thread.
+    accepting pauses and the kernel's backlog holds the rest, until `resume`. `on_fatal`
+    is told of a SystemExit or KeyboardInterrupt, which would tear through the loop from
+    here. All methods run on the loop's thread.
     """
 
     def __init__(
@@ -39,15 +50,23 @@ class Listener:
         get_request: Callable[[], tuple[Any, Any]],
         may_accept: Callable[[], bool],
         on_request: Callable[[Any, Any], object],
+        on_fatal: Callable[[BaseException], object],
     ) -> None:
         self._loop = loop
         self._socket = sock
         self._get_request = get_request
         self._may_accept = may_accept
         self._on_request = on_request
+        self._on_fatal = on_fatal
+        # That of who started the server. Most of what follows is called by a request
+        # that ends, or that shuts the server down, and the tasks of the connections
+        # that are accepted then must not inherit its variables.
+        self._context = copy_context()
         self._registered = False
         self._stopped = False
         self._suspended = False
+        # Since a shortage was logged, until the backlog has been emptied.
+        self._short = False
         self._back_off = 0.0
         self._back_off_timer: asyncio.TimerHandle | None = None
         # While the backlog is being drained: how many it can still hold.
@@ -55,9 +74,11 @@ class Listener:
         self._drained: asyncio.Future[None] | None = None
 
     def start(self) -> None:
-        """Accept from now on, or again after `suspend`."""
+        """Accept from now on, or again after `suspend`; nothing while or after it drains."""
+        if self._stopped or self._drained is not None:
+            return
         self._suspended = False
-        self._loop.add_reader(self._socket.fileno(), self._accept_batch)
+        self._context.run(self._loop.add_reader, self._socket.fileno(), self._accept_batch)
         self._registered = True
 
     def resume(self) -> None:
@@ -68,26 +89,33 @@ class Listener:
         if self._drained is None:
             self.start()
         else:
-            self._loop.call_soon(self._accept_batch)
+            self._context.run(self._loop.call_soon, self._accept_batch)
 
     def suspend(self) -> None:
-        """Accept nothing until `start` or `drain`."""
-        self._suspended = True
-        self._pause()
+        """Accept nothing until `start` or `drain`; a drain goes on to its end."""
+        if self._drained is None:
+            self._suspended = True
+            self._pause()
 
     async def drain(self, backlog: int) -> None:
-        """Take the connections that wait in the kernel, at most `backlog`, then stop.
+        """Take the connections that wait in the kernel for a `backlog` of that size, then stop.
 
-        Waits while the server has no room for them, so it needs a deadline.
+        Waits while the server has no room for them, so it needs a deadline. Of several
+        at once, the shortest deadline ends all.
         """
-        self._pause()
-        self._suspended = False
-        self._remaining = backlog
-        self._drained = self._loop.create_future()
-        if self._back_off_timer is None:
-            self._accept_batch()
+        if self._stopped:
+            return
+        if self._drained is None:
+            self._pause()
+            self._suspended = False
+            # Linux queues one more than listen(2) was told.
+            self._remaining = backlog + 1
+            self._drained = self._loop.create_future()
+            if self._back_off_timer is None:
+                # A copy: a task that starts eagerly in one batch may drain the rest.
+                self._context.copy().run(self._accept_batch)
         try:
-            await self._drained
+            await asyncio.shield(self._drained)
         finally:
             self.stop()
 
@@ -107,18 +135,20 @@ class Listener:
             self._registered = False
 
     def _accept_batch(self) -> None:
-        if self._stopped:
-            return
         for _ in range(ACCEPT_BATCH if self._drained is None else self._remaining):
+            # Also by the request before, whose task may have started eagerly.
+            if self._stopped or self._suspended:
+                return
             if not self._may_accept():
                 self._pause()
                 return
             try:
                 request, client_address = self._get_request()
             except BlockingIOError:
+                self._short = False
                 break
             except OSError as error:
-                if error.errno in CAPACITY_ERRNOS:
+                if error.errno in CAPACITY_ERRNOS or not is_listening(self._socket):
                     self._log_shortage(error)
                     self._back_off_from_accepting()
                     return
@@ -130,6 +160,9 @@ class Listener:
                 logger.exception("get_request() failed")
                 self._back_off_from_accepting()
                 return
+            except BaseException as error:  # noqa: BLE001 - serve_forever() raises it
+                self._on_fatal(error)
+                break
             else:
                 self._back_off = 0.0
                 self._remaining -= 1
@@ -138,8 +171,9 @@ class Listener:
             self.stop()
 
     def _log_shortage(self, error: OSError) -> None:
-        if not self._back_off:
+        if not self._short:
             # Once for each shortage: a line for each try would fill the disk.
+            self._short = True
             logger.error(
                 "accepting is paused, and goes on as soon as it can: %s (errno %s)",
                 error.strerror,

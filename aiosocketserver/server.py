@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import select
 import socket
 import sys
 import threading
@@ -114,8 +115,10 @@ class BaseServer(Bridge):
     # Whether a mix-in can run legacy handlers.
     _runs_legacy = False
 
-    # Whether finish_request() is overridden, so that its handlers have to be watched.
+    # Whether finish_request() or process_request() is overridden, so that the handlers
+    # that they make have to be watched.
     _checks_awaiting = False
+    _checks_processing = False
 
     def __init__(
         self,
@@ -138,6 +141,7 @@ class BaseServer(Bridge):
         self._statistics_lock = threading.Lock()
         self._requests = RequestsInProgress(self._room_made)
         self._serving = False
+        self._waiting_for_one = False
         self._closed = False
         # Set while serve_forever() waits.
         self._ended: asyncio.Future[None] | None = None
@@ -170,6 +174,8 @@ class BaseServer(Bridge):
                 await ended
             while not ended.done():
                 await asyncio.wait([ended], timeout=poll_interval)
+                if ended.done():
+                    break
                 result = self.service_actions()
                 if awaitable(result):
                     await result
@@ -190,6 +196,8 @@ class BaseServer(Bridge):
             if self._loop is not None and not self._loop.is_closed():
                 raise RuntimeError("the server is already serving on another event loop")
             self._stop_accepting()
+        if self._waiting_for_one:
+            raise RuntimeError("handle_request() waits for a request on the same socket")
         if not self._serving:
             self._attach(loop)
         try:
@@ -198,15 +206,13 @@ class BaseServer(Bridge):
         except BaseException as error:
             self._stop_accepting()
             if isinstance(error, NotImplementedError):
-                raise RuntimeError(
-                    f"{type(loop).__qualname__} cannot watch sockets (it has no add_reader): "
-                    "use a selector event loop, or uvloop"
-                ) from error
+                raise _cannot_watch(loop) from error
             raise
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._closed:
             raise RuntimeError("the server was closed: make a new one to serve again")
+        self._check_listening()
         if self._loop is not loop:
             self._loop = loop
             self._thread_slots = None
@@ -214,7 +220,11 @@ class BaseServer(Bridge):
         self._loop_thread = threading.get_ident()
         self._kind = handler_kind(self.RequestHandlerClass, mix_in=self._runs_legacy)
         finish_request = getattr(self.finish_request, "__func__", None)
-        self._checks_awaiting = finish_request is not BaseServer.finish_request
+        # The mix-ins' process_request() needs no watching.
+        self._checks_processing = not _is_of_this_package(self.process_request)
+        self._checks_awaiting = (
+            self._checks_processing or finish_request is not BaseServer.finish_request
+        )
 
     def shutdown(self, timeout: float | None = _OWN_TIMEOUT) -> Coroutine[Any, Any, None]:
         """Stop accepting, wait for the handlers, cut those that remain; a coroutine.
@@ -297,13 +307,16 @@ class BaseServer(Bridge):
         Waits `timeout` seconds for it (the attribute, or the socket's own time-out if
         that is shorter), then calls `handle_timeout`. With ThreadingMixIn and
         ForkingMixIn it returns when the thread or child has started. Raises
-        RuntimeError while the server is serving.
+        RuntimeError while the server is serving or another call waits for a request.
         """
         if self._serving:
             raise RuntimeError("handle_request() cannot be used while the server is serving")
+        if self._waiting_for_one:
+            raise RuntimeError("another handle_request() waits for a request already")
         loop = asyncio.get_running_loop()
         self._attach(loop)
         limits = [t for t in (self.socket.gettimeout(), self.timeout) if t is not None]
+        self._waiting_for_one = True
         try:
             async with asyncio.timeout(min(limits, default=None)):
                 request, client_address = await self._next_request(loop)
@@ -315,6 +328,8 @@ class BaseServer(Bridge):
         except OSError:
             # As in socketserver: a connection that went before it was taken.
             return
+        finally:
+            self._waiting_for_one = False
         await self._serve_one(request, client_address)
         await self._wait_closed()
         await self._raise_fatal()
@@ -325,12 +340,9 @@ class BaseServer(Bridge):
         self.socket.settimeout(self._accept_timeout)
         try:
             while True:
-                readable = loop.create_future()
-                loop.add_reader(descriptor, _set_once, readable)
-                try:
-                    await readable
-                finally:
-                    loop.remove_reader(descriptor)
+                # What waits already is taken even with a time-out of 0.
+                if not _is_readable(descriptor):
+                    await _until_readable(loop, descriptor)
                 try:
                     return self.get_request()
                 except BlockingIOError:
@@ -365,8 +377,17 @@ class BaseServer(Bridge):
             verified = self.verify_request(request, client_address)
             if awaitable(verified):
                 verified = await verified  # type: ignore[misc]
+                if awaitable(verified):
+                    # It is true, and would let everybody in.
+                    raise TypeError(
+                        f"{type(self).__qualname__}.verify_request() returned an awaitable "
+                        "that it should have awaited"
+                    )
             if not verified:
                 self.shutdown_request(request)
+                return
+            if self._checks_processing:
+                await self._process_checked(request, client_address)
                 return
             processing = self.process_request(request, client_address)
             if awaitable(processing):
@@ -395,6 +416,8 @@ class BaseServer(Bridge):
                 await result
         except Exception:
             logger.exception("handle_error() failed")
+        except (SystemExit, KeyboardInterrupt) as exit_:
+            self._stop_because_of(exit_)
         finally:
             try:
                 self.shutdown_request(request)
@@ -497,6 +520,32 @@ class BaseServer(Bridge):
             await self.RequestHandlerClass(request, client_address, self)
         self.shutdown_request(request)
 
+    async def _process_checked(self, request: Any, client_address: Any) -> None:
+        """Call an overridden process_request(), and see that no handler was dropped unawaited.
+
+        One that is kept may be awaited later, by another task.
+        """
+        made: list[BaseRequestHandler] = []
+        token = _handlers_made.set(made)
+        try:
+            processing = self.process_request(request, client_address)
+            if awaitable(processing):
+                await processing
+            del processing
+        finally:
+            _handlers_made.reset(token)
+        unawaited = [
+            (weakref.ref(handler), type(handler)) for handler in made if not handler._awaited
+        ]
+        made.clear()
+        for handler, handler_class in unawaited:
+            if handler() is None:
+                raise RuntimeError(
+                    f"{type(self).__qualname__}.process_request() did not await the "
+                    f"{handler_class.__qualname__} that finish_request() returned, so that it "
+                    "never ran: write `await self.finish_request(...)`"
+                )
+
     async def _finish_checked(self, request: Any, client_address: Any) -> None:
         """Call an overridden finish_request(), and see that the handler was awaited."""
         made: list[BaseRequestHandler] = []
@@ -564,7 +613,10 @@ class BaseServer(Bridge):
 
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Accept, or accept again after `_suspend_accepting`."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__qualname__} has no socket: derive it from TCPServer")
+
+    def _check_listening(self) -> None:
+        """Raise RuntimeError when the socket cannot accept requests."""
 
     def _suspend_accepting(self) -> None:
         """Accept nothing for now; what waits in the kernel can still be drained."""
@@ -580,14 +632,47 @@ class BaseServer(Bridge):
     def _room_made(self) -> None:
         """Called when a request has ended."""
 
+    def _max_requests(self) -> int:
+        """How many requests can be in progress at once. Mix-ins have limits."""
+        return sys.maxsize
+
     def _may_accept(self) -> bool:
-        """Whether one more request can be served now. Mix-ins have limits."""
-        return True
+        """Whether one more request can be served now."""
+        return len(self._requests) < self._max_requests()
 
     def _close_in_child(self, kept: object) -> None:
         """In a forked child: let go of all descriptors but that of `kept`."""
 
 
+def _is_of_this_package(function: object) -> bool:
+    return getattr(function, "__module__", "").partition(".")[0] == __package__
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def _until_readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    readable = loop.create_future()
+    try:
+        loop.add_reader(descriptor, _set_once, readable)
+    except NotImplementedError as error:
+        raise _cannot_watch(loop) from error
+    try:
+        await readable
+    finally:
+        loop.remove_reader(descriptor)
+
+
 def _set_once(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _cannot_watch(loop: asyncio.AbstractEventLoop) -> RuntimeError:
+    return RuntimeError(
+        f"{type(loop).__qualname__} cannot watch sockets (it has no add_reader): "
+        "use a selector event loop, or uvloop"
+    )

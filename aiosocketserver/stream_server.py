@@ -14,7 +14,7 @@ from . import addresses
 from ._handler_kinds import HandlerKind
 from ._in_progress import InTask, current
 from .lingering import LingeringSockets, linger
-from .listener import Listener
+from .listener import Listener, is_listening
 from .options import ServerOptions
 from .server import BaseServer
 from .sockets import StreamSocket
@@ -164,6 +164,13 @@ class TCPServer(BaseServer):
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
         self._lingering = LingeringSockets(loop, self.linger_timeout)
 
+    def _check_listening(self) -> None:
+        if not is_listening(self.socket):
+            raise RuntimeError(
+                f"the socket of this {type(self).__qualname__} does not listen: call "
+                "server_bind() and server_activate() first, as bind_and_activate=True does"
+            )
+
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._listener is None:
             self._timeout_before_serving = self.socket.gettimeout()
@@ -174,6 +181,7 @@ class TCPServer(BaseServer):
                 get_request=self.get_request,
                 may_accept=self._may_accept,
                 on_request=self._start_request,
+                on_fatal=self._stop_because_of,
             )
         self._listener.start()
 

@@ -1,0 +1,453 @@
+"""The accept loop: batches, shortages, pauses, and how it takes the backlog at the end."""
+
+import asyncio
+import errno
+import gc
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from aiosocketserver.listener import ACCEPT_BATCH, Listener
+
+
+class Clock:
+    """The part of a loop that a listener uses, with a time that only the test moves."""
+
+    def __init__(self) -> None:
+        self.reader: Callable[[], None] | None = None
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.soon: list[Callable[[], None]] = []
+
+    def add_reader(self, descriptor: int, callback: Callable[[], None]) -> None:
+        self.reader = callback
+
+    def remove_reader(self, descriptor: int) -> None:
+        self.reader = None
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.soon.append(callback)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> "Clock":
+        self.timers.append((delay, callback))
+        return self
+
+    def cancel(self) -> None:
+        self.timers.clear()
+
+    def create_future(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
+
+    def readable(self) -> None:
+        assert self.reader is not None
+        self.reader()
+
+    def next_timer(self) -> float:
+        ((delay, callback),) = self.timers
+        self.timers.clear()
+        callback()
+        return delay
+
+
+class Backlog:
+    """A listener on a script of what `get_request` does, one entry for each call."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.clock = Clock()
+        self.script: list[BaseException | int] = []
+        self.taken: list[int] = []
+        self.fatal: list[BaseException] = []
+        self.room = True
+        self.listener = Listener(
+            self.clock,  # type: ignore[arg-type]
+            sock,
+            get_request=self.get_request,
+            may_accept=lambda: self.room,
+            on_request=self.on_request,
+            on_fatal=self.fatal.append,
+        )
+
+    def get_request(self) -> tuple[Any, Any]:
+        if not self.script:
+            raise BlockingIOError
+        entry = self.script.pop(0)
+        if isinstance(entry, BaseException):
+            raise entry
+        return entry, ("client", entry)
+
+    def on_request(self, request: Any, client_address: Any) -> None:
+        self.taken.append(request)
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+@pytest.fixture
+def backlog(listening: socket.socket) -> Backlog:
+    made = Backlog(listening)
+    made.listener.start()
+    return made
+
+
+def no_descriptors() -> OSError:
+    return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def errors_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+
+
+def test_others_on_the_loop_have_their_turn_after_a_batch(backlog: Backlog) -> None:
+    backlog.script = list(range(ACCEPT_BATCH + 5))
+    backlog.clock.readable()
+    assert len(backlog.taken) == ACCEPT_BATCH
+    backlog.clock.readable()
+    assert backlog.taken == list(range(ACCEPT_BATCH + 5))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_accepting_backs_off_at_a_shortage_twice_as_long_each_time(
+    backlog: Backlog, number: int
+) -> None:
+    backlog.script = [OSError(number, "short") for _ in range(7)]
+    backlog.clock.readable()
+    delays = []
+    for _ in range(6):
+        assert backlog.clock.reader is None, "must not be woken up while it waits"
+        delays.append(backlog.clock.next_timer())
+        backlog.clock.readable()
+    assert delays == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
+
+
+def test_accepting_goes_on_after_a_shortage_and_starts_from_the_first_delay(
+    backlog: Backlog,
+) -> None:
+    backlog.script = [no_descriptors(), no_descriptors(), 1, 2]
+    backlog.clock.readable()
+    backlog.clock.next_timer()
+    backlog.clock.readable()
+    assert backlog.clock.next_timer() == 0.1
+    backlog.clock.readable()
+    assert backlog.taken == [1, 2]
+    backlog.script = [no_descriptors()]
+    backlog.clock.readable()
+    assert backlog.clock.next_timer() == 0.05
+
+
+def test_one_line_is_logged_for_one_shortage(
+    backlog: Backlog, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Between the tries a connection ends here and there, which lets in as many.
+    backlog.script = [no_descriptors(), no_descriptors(), 1, no_descriptors(), 2, no_descriptors()]
+    backlog.clock.readable()
+    while backlog.script:
+        backlog.clock.next_timer()
+        backlog.clock.readable()
+    assert backlog.taken == [1, 2]
+    (line,) = errors_in(caplog)
+    assert os.strerror(errno.EMFILE) in line
+    assert str(errno.EMFILE) in line
+
+
+def test_the_next_shortage_is_logged_again(
+    backlog: Backlog, caplog: pytest.LogCaptureFixture
+) -> None:
+    for connection in range(3):
+        backlog.script = [no_descriptors(), connection]
+        backlog.clock.readable()
+        backlog.clock.next_timer()
+        backlog.clock.readable()
+    assert len(errors_in(caplog)) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ECONNABORTED, "aborted"),
+        OSError(errno.EPROTO, "protocol"),
+        OSError(errno.EPERM, "firewall"),
+        OSError(errno.ENETDOWN, "network"),
+        InterruptedError(errno.EINTR, "signal"),
+        OSError("no errno at all"),
+    ],
+    ids=repr,
+)
+def test_a_connection_that_went_before_it_was_taken_is_passed_over(
+    backlog: Backlog, caplog: pytest.LogCaptureFixture, error: OSError
+) -> None:
+    backlog.script = [1, error, 2]
+    backlog.clock.readable()
+    assert backlog.taken == [1, 2]
+    assert backlog.clock.timers == []
+    assert errors_in(caplog) == []
+
+
+def test_an_exception_in_get_request_is_reported_and_tried_again_later(
+    backlog: Backlog, caplog: pytest.LogCaptureFixture
+) -> None:
+    backlog.script = [LookupError("a bug in an override"), 1]
+    backlog.clock.readable()
+    (record,) = [r for r in caplog.records if r.levelno >= logging.ERROR]
+    assert record.exc_info is not None
+    assert record.exc_info[0] is LookupError
+    assert backlog.clock.next_timer() == 0.05
+    backlog.clock.readable()
+    assert backlog.taken == [1]
+
+
+def test_sys_exit_in_get_request_is_handed_on_and_does_not_reach_the_loop(
+    backlog: Backlog,
+) -> None:
+    leaving = SystemExit(3)
+    backlog.script = [leaving, 1]
+    backlog.clock.readable()
+    assert backlog.fatal == [leaving]
+    assert backlog.taken == []
+
+
+def test_a_listening_socket_that_broke_is_told_and_does_not_spin(
+    backlog: Backlog, listening: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    listening.shutdown(socket.SHUT_RDWR)
+    backlog.script = [OSError(errno.EINVAL, "not listening") for _ in range(3)]
+    backlog.clock.readable()
+    assert backlog.clock.reader is None
+    assert backlog.clock.next_timer() == 0.05
+    backlog.clock.readable()
+    assert len(errors_in(caplog)) == 1
+
+
+def test_a_closed_listening_socket_does_not_spin(
+    backlog: Backlog, listening: socket.socket
+) -> None:
+    listening.close()
+    backlog.script = [OSError(errno.EBADF, "closed")]
+    backlog.listener._accept_batch()
+    assert len(backlog.clock.timers) == 1
+
+
+# Room
+
+
+def test_accepting_pauses_without_room_and_resumes_with_it(backlog: Backlog) -> None:
+    backlog.script = [1, 2]
+    backlog.room = False
+    backlog.clock.readable()
+    assert backlog.taken == []
+    assert backlog.clock.reader is None
+    backlog.listener.resume()
+    assert backlog.clock.reader is None, "there still is no room"
+    backlog.room = True
+    backlog.listener.resume()
+    backlog.clock.readable()
+    assert backlog.taken == [1, 2]
+
+
+def test_room_does_not_end_a_suspension(backlog: Backlog) -> None:
+    backlog.listener.suspend()
+    backlog.listener.resume()
+    assert backlog.clock.reader is None
+    backlog.listener.start()
+    assert backlog.clock.reader is not None
+
+
+def test_room_does_not_cut_a_back_off_short(backlog: Backlog) -> None:
+    backlog.script = [no_descriptors()]
+    backlog.clock.readable()
+    backlog.listener.resume()
+    assert backlog.clock.reader is None
+    backlog.clock.next_timer()
+    assert backlog.clock.reader is not None
+
+
+def test_nothing_is_accepted_after_the_request_that_stopped_it(backlog: Backlog) -> None:
+    # A task that starts eagerly can run a whole shutdown in the middle of a batch, and the
+    # listening socket blocks again when that returns.
+    backlog.script = [1, 2]
+    stop = backlog.listener.stop
+
+    def take_and_stop(request: Any, client_address: Any) -> None:
+        backlog.taken.append(request)
+        stop()
+
+    backlog.listener._on_request = take_and_stop
+    backlog.clock.readable()
+    assert backlog.taken == [1]
+
+
+def test_stop_ends_a_back_off(backlog: Backlog) -> None:
+    backlog.script = [no_descriptors()]
+    backlog.clock.readable()
+    backlog.listener.stop()
+    assert backlog.clock.timers == []
+    backlog.listener.start()
+    assert backlog.clock.reader is None, "a stopped listener stays stopped"
+
+
+# Drain
+
+
+async def test_drain_takes_all_that_waits_and_stops(backlog: Backlog) -> None:
+    backlog.script = list(range(ACCEPT_BATCH * 3))
+    await backlog.listener.drain(ACCEPT_BATCH * 3)
+    assert backlog.taken == list(range(ACCEPT_BATCH * 3))
+    assert backlog.clock.reader is None
+    await backlog.listener.drain(1)
+
+
+async def test_drain_ends_though_new_connections_keep_coming(backlog: Backlog) -> None:
+    backlog.script = list(range(100))
+    await backlog.listener.drain(10)
+    # listen(10) queues 11 on Linux.
+    assert backlog.taken == list(range(11))
+
+
+async def test_drain_waits_for_room(backlog: Backlog) -> None:
+    backlog.script = [1, 2]
+    backlog.room = False
+    draining = asyncio.create_task(backlog.listener.drain(5))
+    await asyncio.sleep(0)
+    backlog.listener.suspend()
+    backlog.room = True
+    backlog.listener.resume()
+    assert backlog.clock.reader is None, "it drains, and does not wait for more"
+    for callback in backlog.clock.soon:
+        callback()
+    await draining
+    assert backlog.taken == [1, 2]
+
+
+async def test_drain_waits_for_the_end_of_a_back_off(backlog: Backlog) -> None:
+    backlog.script = [no_descriptors(), 1]
+    backlog.clock.readable()
+    draining = asyncio.create_task(backlog.listener.drain(5))
+    await asyncio.sleep(0)
+    assert backlog.taken == []
+    backlog.clock.next_timer()
+    for callback in backlog.clock.soon:
+        callback()
+    await draining
+    assert backlog.taken == [1]
+
+
+async def test_drain_ends_at_sys_exit_in_get_request(backlog: Backlog) -> None:
+    backlog.script = [1, SystemExit(), 2]
+    await backlog.listener.drain(5)
+    assert backlog.taken == [1]
+    assert len(backlog.fatal) == 1
+
+
+async def test_two_drains_at_once_end_together(backlog: Backlog) -> None:
+    backlog.room = False
+    drains = [asyncio.create_task(backlog.listener.drain(5)) for _ in range(2)]
+    await asyncio.sleep(0)
+    drains[0].cancel()
+    await asyncio.wait(drains)
+    assert drains[0].cancelled()
+    assert drains[1].exception() is None
+
+
+# On a real loop
+
+
+variable: ContextVar[str] = ContextVar("variable", default="of nobody")
+
+
+async def test_connections_see_the_context_of_who_started_never_of_who_made_room(
+    listening: socket.socket,
+) -> None:
+    listening.setblocking(False)
+    seen: list[str] = []
+    taken = asyncio.Event()
+    room = True
+
+    def take(request: socket.socket, client_address: Any) -> None:
+        request.close()
+        seen.append(variable.get())
+        taken.set()
+
+    variable.set("of the starter")
+    listener = Listener(
+        asyncio.get_running_loop(),
+        listening,
+        get_request=listening.accept,
+        may_accept=lambda: room,
+        on_request=take,
+        on_fatal=lambda error: None,
+    )
+    listener.start()
+    try:
+        for of in ("of a request", "of another request"):
+            variable.set(of)
+            listener._pause()
+            listener.resume()
+            with socket.create_connection(listening.getsockname()):
+                await asyncio.wait_for(taken.wait(), 10)
+            taken.clear()
+        with socket.create_connection(listening.getsockname()):
+            variable.set("of who shuts down")
+            await listener.drain(5)
+    finally:
+        listener.stop()
+    assert seen == ["of the starter"] * 3
+
+
+SHORT_OF_DESCRIPTORS = """
+import asyncio, logging, resource, sys
+import aiosocketserver
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
+
+class Echo(aiosocketserver.StreamRequestHandler):
+    async def handle(self):
+        await self.wfile.write(await self.rfile.readline())
+
+async def main():
+    async with aiosocketserver.TCPServer(("127.0.0.1", 0), Echo) as server:
+        await server.start_serving()
+        print(server.server_address[1], flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_NOFILE as Linux has it")
+def test_a_process_with_64_descriptors_serves_200_clients_at_once() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHORT_OF_DESCRIPTORS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    clients: list[socket.socket] = []
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        clients = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(200)]
+        for number, client in enumerate(clients):
+            client.sendall(b"%d\n" % number)
+        for number, client in enumerate(clients):
+            with client, client.makefile("rb") as answer:
+                assert answer.read() == b"%d\n" % number
+        _, log = process.communicate("", timeout=20)
+    finally:
+        for client in clients:
+            client.close()
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert len(log.splitlines()) == 1, log
+    assert f"(errno {errno.EMFILE})" in log
+    gc.collect()
