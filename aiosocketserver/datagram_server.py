@@ -137,9 +137,10 @@ class UDPServer(TCPServer):
         await entry.task
 
     def _prepared(self, request: Any) -> Any:
-        if self._kind is HandlerKind.COROUTINE and isinstance(request, tuple):
-            # An overridden get_request() may return something else, or more.
-            return tuple(self._datagram_socket if x is self.socket else x for x in request)
+        # An overridden get_request() may return anything.
+        pair = isinstance(request, tuple) and len(request) == 2
+        if pair and self._kind is HandlerKind.COROUTINE and request[1] is self.socket:
+            return request[0], self._datagram_socket
         return request
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
@@ -30,6 +31,9 @@ logger = logging.getLogger("aiosocketserver")
 
 # Datagrams read for one wake-up before others on the loop have their turn.
 DATAGRAM_BATCH = 64
+
+# Bytes of its buffer that the kernel takes for a datagram, at the very least.
+_KERNEL_COST = 256
 
 # Sends of all handlers together before others on the loop have their turn.
 _SEND_BATCH = 256
@@ -130,6 +134,7 @@ class DatagramSocket:
                 waiter.set_result(None)
 
     def _stop(self) -> None:
+        """The socket is about to be closed: what waits for it fails."""
         if self._waiting:
             self._on_writable()
 
@@ -170,8 +175,8 @@ class DatagramDispatcher:
     """Reads the datagrams of one socket and has them served.
 
     `get_request` returns one datagram as a request and its address, raising
-    BlockingIOError when there is none; `serve` serves one. As many are in progress as
-    `may_serve` allows; then `max_queue` wait; then the newest is dropped and counted.
+    BlockingIOError when there is none; `serve` serves one. At most `max_requests()` are
+    in progress; then `max_queue` wait; then the newest is dropped and counted.
     All methods run on the loop's thread.
     """
 
@@ -184,7 +189,7 @@ class DatagramDispatcher:
         *,
         get_request: Callable[[], tuple[Any, Any]],
         serve: Callable[[Any, Any], Coroutine[Any, Any, None]],
-        may_serve: Callable[[], bool],
+        max_requests: Callable[[], int],
         max_queue: int,
     ) -> None:
         self._loop = loop
@@ -193,8 +198,10 @@ class DatagramDispatcher:
         self._statistics = statistics
         self._get_request = get_request
         self._serve = serve
-        self._may_serve = may_serve
+        self._max_requests = max_requests
         self._max_queue = max_queue
+        # That of whoever serves, and not that of the request whose end makes room.
+        self._context = copy_context()
         self._queue: deque[tuple[Any, Any]] = deque()
         self._idle: list[Waiter] = []
         self._workers: set[asyncio.Task[None]] = set()
@@ -219,10 +226,14 @@ class DatagramDispatcher:
     async def drain(self) -> None:
         """Take what the kernel holds, then read nothing more, and return when none is queued."""
         self.stop()
-        for _ in range(1 + self._max_queue // DATAGRAM_BATCH):
-            if not self._read_batch():
+        # No more than the kernel can have held: a client may be sending all the time.
+        capacity = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        for _ in range(1 + capacity // _KERNEL_COST // DATAGRAM_BATCH):
+            more = self._read_batch()
+            self.room_made()
+            if not more:
                 break
-        self.room_made()
+            await asyncio.sleep(0)
         if self._queue:
             self._drained = self._loop.create_future()
             await self._drained
@@ -241,14 +252,18 @@ class DatagramDispatcher:
         """A request has ended: another one may take its place, on the next turn."""
         if self._queue and not self._dispatch_scheduled:
             self._dispatch_scheduled = True
-            self._loop.call_soon(self._scheduled_dispatch)
+            self._loop.call_soon(self._scheduled_dispatch, context=self._context)
 
     def _on_readable(self) -> None:
         self._read_batch()
         self._dispatch()
-        while len(self._queue) > self._max_queue:
+        # Those that there is room for are as good as served: a worker is on its way.
+        while len(self._queue) > self._max_queue + max(0, self._room()):
             self._queue.pop()
             self._statistics.datagrams_dropped += 1
+
+    def _room(self) -> int:
+        return self._max_requests() - len(self._requests)
 
     def _read_batch(self) -> bool:
         """Queue one batch; True when there may be more."""
@@ -270,7 +285,7 @@ class DatagramDispatcher:
 
     def _dispatch(self) -> None:
         """Have workers take what is queued. Loop callbacks only: it resumes them in place."""
-        while self._queue and self._may_serve():
+        while self._queue and self._room() > 0:
             if self._idle:
                 self._idle.pop().resume()
             else:
@@ -286,22 +301,26 @@ class DatagramDispatcher:
         task.add_done_callback(self._workers.discard)
 
     async def _work(self) -> None:
-        entry = InTask(None, None)
-        entry.task = task = asyncio.current_task()
+        task = asyncio.current_task()
         assert task is not None
-        current.set(entry)
-        untouched = copy_context()
         waiter = Waiter(self._loop)
-        while self._is_untouched(task, untouched):
-            if self._queue and self._may_serve():
-                entry.request, entry.client_address = self._queue.popleft()
+        references = sys.getrefcount(task)
+        before = copy_context()
+        # Somebody who still holds the task may cancel it when it serves another datagram.
+        while _is_pristine(task, before) and sys.getrefcount(task) == references:
+            if self._queue and self._room() > 0:
+                # One for each datagram, as its handler's own tasks inherit it.
+                entry = InTask(*self._queue.popleft())
+                entry.task = task
+                current.set(entry)
+                before = copy_context()
                 if not self._queue and self._drained is not None and not self._drained.done():
                     self._drained.set_result(None)
                 self._requests.add(entry)
                 try:
                     await self._serve(entry.request, entry.client_address)
                 finally:
-                    entry.request = entry.client_address = None
+                    entry.request = entry.task = None
                     self._requests.discard(entry)
             elif len(self._idle) < _IDLE_WORKERS and not self._ended:
                 self._idle.append(waiter)
@@ -315,7 +334,12 @@ class DatagramDispatcher:
                 return
         self.room_made()
 
-    @staticmethod
-    def _is_untouched(task: asyncio.Task[None], untouched: Context) -> bool:
-        """Whether the next handler would not notice those before it in this worker."""
-        return not task.cancelling() and copy_context() == untouched
+
+def _is_pristine(task: asyncio.Task[None], before: Context) -> bool:
+    """Whether the next handler in this worker would not notice those before it."""
+    return (
+        not task.cancelling()
+        # Before Python 3.13, uncancel() leaves a cancellation on its way.
+        and not getattr(task, "_must_cancel", False)
+        and copy_context() == before
+    )

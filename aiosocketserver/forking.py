@@ -173,9 +173,9 @@ class ForkingMixIn(_Base):
             )
         self._requests.discard(entry)
 
-    def _may_accept(self) -> bool:
-        room = self._kind is HandlerKind.COROUTINE or len(self._requests) < self.max_children
-        return room and super()._may_accept()
+    def _max_requests(self) -> int:
+        limit = super()._max_requests()
+        return limit if self._kind is HandlerKind.COROUTINE else min(limit, self.max_children)
 
 
 def _flush_standard_streams() -> None:

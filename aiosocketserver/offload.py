@@ -101,13 +101,11 @@ class ThreadingMixIn(_Base):
                 # The loop has ended, and with it everybody who would want to know.
                 pass
 
-    def _may_accept(self) -> bool:
-        room = (
-            self.max_threads is None
-            or self._kind is HandlerKind.COROUTINE
-            or len(self._requests) < self.max_threads
-        )
-        return room and super()._may_accept()
+    def _max_requests(self) -> int:
+        limit = super()._max_requests()
+        if self.max_threads is None or self._kind is HandlerKind.COROUTINE:
+            return limit
+        return min(limit, self.max_threads)
 
 
 # What the loop is told needs none of the request's context.
