@@ -5,7 +5,7 @@ import contextlib
 import select
 import socket
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiosocketserver.lingering import LingeringSockets
 from aiosocketserver.sockets import StreamSocket
@@ -83,3 +83,24 @@ def fill(sock: socket.socket) -> int:
         while True:
             sent += sock.send(bytes(64 * 1024))
     return sent
+
+
+@contextlib.asynccontextmanager
+async def client_of(address: Any) -> AsyncIterator[Peer]:
+    """A connected client of the stream server at `address`, as in its `server_address`."""
+    if isinstance(address, tuple):
+        family = socket.AF_INET if len(address) == 2 else socket.AF_INET6
+    else:
+        family = socket.AF_UNIX
+    with socket.socket(family) as sock:
+        peer = Peer(sock)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+        yield peer
+
+
+async def ask(address: Any, question: bytes = b"") -> bytes:
+    """The whole answer of the stream server at `address` to a client that then finishes."""
+    async with client_of(address) as client:
+        await client.send(question)
+        client.finish()
+        return await client.receive_all()
