@@ -48,9 +48,19 @@ class SocketReader:
         return self
 
     async def __anext__(self) -> bytes:
-        line = await self.readline()
-        if not line:
-            raise StopAsyncIteration
+        # `readline` once more, without a coroutine in between: the most used way to read.
+        sock, buffer = self._socket, self._buffer
+        if sock._receiving or sock._credit <= 0:
+            await self._turn()
+        sock._credit -= LINE_COST
+        try:
+            while (line := buffer.take_until(b"\n", self.max_line_size)) is None:
+                if not buffer.feed(await sock.recv(self._segment_size)):
+                    if buffer:
+                        return buffer.take_all()
+                    raise StopAsyncIteration
+        except OverflowError:
+            raise self._too_long("line", "max_line_size", self.max_line_size) from None
         return line
 
     async def readline(self, size: int = -1) -> bytes:
@@ -65,6 +75,8 @@ class SocketReader:
             await self._turn()
         sock._credit -= LINE_COST
         limit = self.max_line_size if size < 0 else size
+        if not limit:
+            return b""
         try:
             while (line := buffer.take_until(b"\n", limit)) is None:
                 if not buffer.feed(await sock.recv(self._segment_size)):
@@ -123,6 +135,7 @@ class SocketReader:
                     return self._buffer.take(size)
             return block
         await self._begin()
+        self._check_block(len(self._buffer))
         while await self._fill():
             self._check_block(len(self._buffer))
         return self._buffer.take_all()
@@ -135,16 +148,17 @@ class SocketReader:
         return self._buffer.take(size) if size > 0 else self._buffer.take_all()
 
     async def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill `buffer`, less only when the peer closes before; how many bytes."""
+        """Fill `buffer`, less only when the peer closes before; how many bytes.
+
+        Raises LimitExceeded when it is larger than `max_block_size`.
+        """
         view = memoryview(buffer).cast("B")
-        filled = 0
-        while filled < len(view):
-            block = await self.read1(len(view) - filled)
-            if not block:
-                break
-            view[filled : filled + len(block)] = block
-            filled += len(block)
-        return filled
+        if view.readonly:
+            raise TypeError("readinto() needs a buffer that can be written, as a bytearray")
+        # Nothing is put there before all has come: a cancellation would lose it.
+        block = await self.read(len(view))
+        view[: len(block)] = block
+        return len(block)
 
     async def _begin(self) -> None:
         """What each method does first; `readline`, the one that is called most, by itself."""
@@ -205,9 +219,10 @@ class SocketWriter:
 
     async def write(self, data: ReadableBuffer) -> int:
         """Write all of `data`, which is copied unless it is `bytes`; how many bytes."""
+        size = len(data) if isinstance(data, bytes) else memoryview(data).nbytes
         if self._socket._write(data):
             await self._socket._flush()
-        return len(data) if isinstance(data, bytes) else memoryview(data).nbytes
+        return size
 
     async def writelines(self, lines: Iterable[ReadableBuffer]) -> None:
         """Write each of `lines`, without anything between them."""

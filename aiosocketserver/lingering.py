@@ -101,8 +101,7 @@ class _Closing:
         queue = self._queue
         assert queue is not None
         try:
-            while queue.sendable:
-                queue.consume(self.sock.send(queue.next_block()))
+            queue.send(self.sock.send)
         except BlockingIOError:
             self._owner.loop.add_writer(self.sock.fileno(), self._on_writable)
             self._restart_timer()

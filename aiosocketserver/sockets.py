@@ -142,11 +142,11 @@ class StreamSocket:
         self._receiving = True
         try:
             while True:
-                if self._input_expected and self._credit > 0:
+                if (self._input_expected or flags) and self._credit > 0:
                     try:
                         data = self._sock.recv(bufsize, flags)
-                    except BlockingIOError:
-                        self._input_expected = False
+                    except BlockingIOError as error:
+                        self._no_input(error, flags)
                     except OSError as error:
                         raise self._mark(error) from None
                     else:
@@ -166,11 +166,11 @@ class StreamSocket:
         self._receiving = True
         try:
             while True:
-                if self._input_expected and self._credit > 0:
+                if (self._input_expected or flags) and self._credit > 0:
                     try:
                         count = self._sock.recv_into(buffer, nbytes, flags)
-                    except BlockingIOError:
-                        self._input_expected = False
+                    except BlockingIOError as error:
+                        self._no_input(error, flags)
                     except OSError as error:
                         raise self._mark(error) from None
                     else:
@@ -190,9 +190,17 @@ class StreamSocket:
         )
 
     def _short_read(self, count: int, flags: int) -> None:
-        # Nothing is left in the kernel, unless the call only peeked (flags).
-        self._input_expected = flags != 0
+        # Nothing is left in the kernel, unless the call only peeked (flags). One that
+        # may not wait has to look each time.
+        self._input_expected = flags != 0 or self._timeout == 0
         self._peer_closed = not count
+
+    def _no_input(self, error: BlockingIOError, flags: int) -> None:
+        if self._timeout == 0 or flags & socket.MSG_DONTWAIT:
+            # It has its price, or who tries again and again would keep the loop.
+            self._credit -= CALL_COST
+            raise self._mark(error) from None
+        self._input_expected = False
 
     def _input(self) -> Awaitable[None]:
         """What to await before another try to receive."""
@@ -203,15 +211,14 @@ class StreamSocket:
             self._send_pending()
         if self._timeout is not None:
             self._start_read_timeout(self._timeout)
+        elif self._read_timeout is not None:
+            self._read_timeout.stop()
         if not self._reader_registered:
             self._loop.add_reader(self._sock.fileno(), self._on_readable)
             self._reader_registered = True
         return self._read_waiter
 
     def _start_read_timeout(self, timeout: float) -> None:
-        if timeout == 0:
-            self._input_expected = True
-            raise self._mark(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
         if self._read_timeout is None:
             self._read_timeout = WaitTimeout(self._loop, self._read_waiter, self._timed_out)
         self._read_timeout.start(self._loop.time() + timeout)
@@ -239,7 +246,14 @@ class StreamSocket:
 
     async def send(self, data: ReadableBuffer, flags: int = 0) -> int:
         """Send what the kernel takes of `data` at once, waiting until it takes any; how much."""
-        return await self._send_once(self._sock.send, data, flags)
+        self._begin_sending()
+        try:
+            deadline = self._deadline()
+            while (sent := self._try_send(self._sock.send, data, flags)) is None:
+                await self._output(deadline)
+            return sent
+        finally:
+            self._end_sending()
 
     async def sendmsg(
         self,
@@ -248,14 +262,22 @@ class StreamSocket:
         flags: int = 0,
     ) -> int:
         """Send what the kernel takes of several buffers, and ancillary data; how much."""
-        return await self._send_once(self._sock.sendmsg, list(buffers), list(ancdata), flags)
+        message = list(buffers), list(ancdata), flags
+        self._begin_sending()
+        try:
+            deadline = self._deadline()
+            while (sent := self._try_send(self._sock.sendmsg, *message)) is None:
+                await self._output(deadline)
+            return sent
+        finally:
+            self._end_sending()
 
     async def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Return when the kernel has all of `data`. The time-out is for the whole call."""
         rest: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
         self._begin_sending()
         try:
-            deadline = None if self._timeout is None else self._loop.time() + self._timeout
+            deadline = self._deadline()
             while (sent := self._try_send(self._sock.send, rest, flags)) != len(rest):
                 if sent is None:
                     await self._output(deadline)
@@ -277,7 +299,7 @@ class StreamSocket:
         if count is not None and count <= 0:
             raise ValueError(f"count must be positive or None, not {count!r}")
         try:
-            status = os.fstat(descriptor := file.fileno())
+            status = os.fstat(file.fileno())
         except (AttributeError, OSError):
             return await self._send_blocks(file, offset, count)
         # A file of /proc says that it has no bytes and gives some when it is read.
@@ -290,7 +312,7 @@ class StreamSocket:
                 block = _SENDFILE_BLOCK if count is None else min(_SENDFILE_BLOCK, count - total)
                 deadline = self._deadline()
                 while (
-                    sent := self._try_send(self._sendfile, descriptor, offset + total, block)
+                    sent := self._try_send(self._sendfile, file, offset + total, block)
                 ) is None:
                     await self._output(deadline)
                 if not sent:
@@ -299,12 +321,13 @@ class StreamSocket:
             return total
         finally:
             self._end_sending()
-            file.seek(offset + total)
+            if total:
+                file.seek(offset + total)
 
-    def _sendfile(self, descriptor: int, offset: int, count: int) -> int:
-        # Our descriptor is looked up at each call: one kept over a wait could be
+    def _sendfile(self, file: IO[bytes], offset: int, count: int) -> int:
+        # Descriptors are looked up at each call: one kept over a wait could be
         # somebody else's by now.
-        return os.sendfile(self._sock.fileno(), descriptor, offset, count)
+        return os.sendfile(self._sock.fileno(), file.fileno(), offset, count)
 
     async def _send_blocks(self, file: IO[bytes], offset: int, count: int | None) -> int:
         if offset:
@@ -318,16 +341,6 @@ class StreamSocket:
             total += len(block)
         return total
 
-    async def _send_once(self, send: Callable[..., int], *args: Any) -> int:
-        self._begin_sending()
-        try:
-            deadline = self._deadline()
-            while (sent := self._try_send(send, *args)) is None:
-                await self._output(deadline)
-            return sent
-        finally:
-            self._end_sending()
-
     def _begin_sending(self) -> None:
         if self._sending:
             raise self._in_use("sending on")
@@ -335,14 +348,14 @@ class StreamSocket:
             self._check_writable()
         self._sending = True
         # What is written before now leaves first, what is written later leaves after.
-        self._queue.held_from = self._queue.queued
+        self._queue.hold()
 
     def _end_sending(self) -> None:
         self._sending = False
         if self._sock is _CLOSED:
             return
         queue = self._queue
-        queue.held_from = None
+        queue.release()
         if queue.queued != queue.sent:
             self._flush_soon()
         elif self._half_close_requested:
@@ -357,12 +370,16 @@ class StreamSocket:
             raise self._mark(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
     def _try_send(self, send: Callable[..., int], *args: Any) -> int | None:
-        """The result of one system call, or None when it is time to wait."""
+        """The result of one system call, or None when it is time to wait.
+
+        `send` is looked up for each try: a method kept over a wait would be that of a
+        socket which has been closed meanwhile, and lingers, or is somebody else's.
+        """
         queue = self._queue
-        if queue.queued != queue.sent and queue.sendable:
+        if queue.sent != queue.limit:
             self._send_pending()
             self._check_broken()
-            if queue.sendable:
+            if queue.sent != queue.limit:
                 return None
         if self._credit <= 0:
             return None
@@ -388,10 +405,13 @@ class StreamSocket:
             self._write_waiter = Waiter(self._loop)
         if deadline is not None:
             if self._timeout == 0:
+                self._credit -= CALL_COST
                 raise self._mark(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
             if self._write_timeout is None:
                 self._write_timeout = WaitTimeout(self._loop, self._write_waiter, self._timed_out)
             self._write_timeout.start(deadline)
+        elif self._write_timeout is not None:
+            self._write_timeout.stop()
         self._register_writer()
         return self._write_waiter
 
@@ -404,13 +424,13 @@ class StreamSocket:
             self._writer_registered = True
 
     def _on_writable(self) -> None:
-        if self._queue.sendable:
-            self._send_pending()
+        self._send_pending()
         waiter = self._write_waiter
-        if waiter is not None and waiter.waiting and not self._queue.sendable:
+        if waiter is not None and self._queue.sent == self._queue.limit:
             self._credit = TURN_CREDIT
             waiter.resume()
-        wanted = self._queue.sendable or (waiter is not None and waiter.waiting)
+        # Looked up again: the task may have gone on to close the socket.
+        wanted = self._queue.sent != self._queue.limit or (waiter is not None and waiter.waiting)
         if self._writer_registered and not wanted:
             self._loop.remove_writer(self._sock.fileno())
             self._writer_registered = False
@@ -422,9 +442,8 @@ class StreamSocket:
         """Return when the kernel has everything that was written before this call."""
         self._check_broken()
         position = self._queue.queued
-        if self._queue.sendable:
-            self._send_pending()
-            self._check_broken()
+        self._send_pending()
+        self._check_broken()
         if self._queue.sent < position:
             if self._timeout == 0:
                 raise self._mark(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
@@ -469,15 +488,13 @@ class StreamSocket:
 
     def _flush_at_end_of_turn(self) -> None:
         self._flush_scheduled = False
-        if self._queue.sendable:
-            self._send_pending()
+        self._send_pending()
 
     def _send_pending(self) -> None:
         """Send what the kernel takes now; the writer callback goes on with the rest."""
         queue = self._queue
         try:
-            while queue.sent != queue.queued and queue.sendable:
-                queue.consume(self._sock.send(queue.next_block()))
+            queue.send(self._sock.send)
         except BlockingIOError:
             self._register_writer()
         except OSError as error:
@@ -511,8 +528,7 @@ class StreamSocket:
             return
         if how == socket.SHUT_RDWR:
             self._sock.shutdown(socket.SHUT_RD)
-        if self._queue.sendable:
-            self._send_pending()
+        self._send_pending()
         self._half_close_requested = True
         if not self._queue and not self._sending:
             self._sock.shutdown(socket.SHUT_WR)
@@ -537,7 +553,7 @@ class StreamSocket:
             return
         # What a sendall() under way still holds back would come after a torn message.
         queue, self._queue = self._queue, SendQueue()
-        broken = self._write_error is not None or (self._peer_closed and not queue.sendable)
+        broken = self._write_error is not None or (self._peer_closed and queue.sent == queue.limit)
         if broken or not self._linger:
             sock.close()
         else:
@@ -549,8 +565,7 @@ class StreamSocket:
         Raises BlockingIOError when bytes written before have not left yet: await
         `wfile.flush()` first.
         """
-        if self._queue.sendable:
-            self._send_pending()
+        self._send_pending()
         if self._queue:
             raise BlockingIOError(
                 errno.EAGAIN,
@@ -612,10 +627,9 @@ class StreamSocket:
         """Seconds after which a wait raises TimeoutError; None for none; 0 never waits."""
         if value is not None and value < 0:
             raise ValueError(f"timeout must not be negative, and is {value!r}")
+        # A wait under way keeps the time-out that it began with.
         self._timeout = value
-        for timeout in (self._read_timeout, self._write_timeout):
-            if timeout is not None:
-                timeout.stop()
+        self._input_expected = True
 
     def gettimeout(self) -> float | None:
         """The time-out in seconds, or None."""
@@ -657,7 +671,7 @@ class StreamSocket:
         """Set a socket option: see setsockopt(2). SO_LINGER makes `close` immediate."""
         self._sock.setsockopt(level, optname, value)
         if level == socket.SOL_SOCKET and optname == socket.SO_LINGER:
-            self._linger = False
+            self._linger = not self._sock.getsockopt(level, optname)
 
     @property
     def family(self) -> int:
