@@ -5,39 +5,27 @@ Handlers are coroutines (`async def handle`), or legacy ones in threads and chil
 
 from __future__ import annotations
 
-from .datagram_server import UDPServer, UnixDatagramServer
+import os
+import socket
+
+from .datagram_server import UDPServer
 from .datagrams import DatagramSocket
 from .errors import LimitExceeded
 from .files import SocketReader, SocketWriter
-from .forking import ForkingMixIn
 from .handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
-from .mixed_servers import (
-    ForkingTCPServer,
-    ForkingUDPServer,
-    ForkingUnixDatagramServer,
-    ForkingUnixStreamServer,
-    ThreadingTCPServer,
-    ThreadingUDPServer,
-    ThreadingUnixDatagramServer,
-    ThreadingUnixStreamServer,
-)
+from .mixed_servers import ThreadingTCPServer, ThreadingUDPServer
 from .offload import ThreadingMixIn
 from .options import ServerOptions
 from .server import BaseServer
 from .sockets import StreamSocket
 from .statistics import Statistics
-from .stream_server import TCPServer, UnixStreamServer
+from .stream_server import TCPServer
 
 __all__ = [
     "BaseRequestHandler",
     "BaseServer",
     "DatagramRequestHandler",
     "DatagramSocket",
-    "ForkingMixIn",
-    "ForkingTCPServer",
-    "ForkingUDPServer",
-    "ForkingUnixDatagramServer",
-    "ForkingUnixStreamServer",
     "LimitExceeded",
     "ServerOptions",
     "SocketReader",
@@ -49,9 +37,27 @@ __all__ = [
     "ThreadingMixIn",
     "ThreadingTCPServer",
     "ThreadingUDPServer",
-    "ThreadingUnixDatagramServer",
-    "ThreadingUnixStreamServer",
     "UDPServer",
-    "UnixDatagramServer",
-    "UnixStreamServer",
 ]
+
+# As in socketserver, a name is there when the system has what it stands for.
+if hasattr(os, "fork"):
+    from .forking import ForkingMixIn
+    from .mixed_servers import ForkingTCPServer, ForkingUDPServer
+
+    __all__ += ["ForkingMixIn", "ForkingTCPServer", "ForkingUDPServer"]
+if hasattr(socket, "AF_UNIX"):
+    from .datagram_server import UnixDatagramServer
+    from .mixed_servers import ThreadingUnixDatagramServer, ThreadingUnixStreamServer
+    from .stream_server import UnixStreamServer
+
+    __all__ += [
+        "ThreadingUnixDatagramServer",
+        "ThreadingUnixStreamServer",
+        "UnixDatagramServer",
+        "UnixStreamServer",
+    ]
+    if hasattr(os, "fork"):
+        from .mixed_servers import ForkingUnixDatagramServer, ForkingUnixStreamServer
+
+        __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]

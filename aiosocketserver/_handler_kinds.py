@@ -29,12 +29,12 @@ def handler_kind(handler: object, *, mix_in: bool) -> HandlerKind:
     `mix_in` tells whether the server can run legacy handlers. Raises TypeError, which
     says what to change, for everything that could not work.
     """
-    target = handler
+    target: Any = handler
     while isinstance(target, functools.partial):
         target = target.func
     if not callable(target):
         raise TypeError(f"RequestHandlerClass must be a handler class, not {target!r}")
-    if not isinstance(target, type):
+    if not inspect.isclass(target):
         if inspect.iscoroutinefunction(target):
             raise TypeError(
                 f"RequestHandlerClass is the coroutine function {_name(target)}: put it into "
@@ -44,8 +44,7 @@ def handler_kind(handler: object, *, mix_in: bool) -> HandlerKind:
     if issubclass(target, BaseRequestHandler):
         _check_coroutine_handler(target)
         return HandlerKind.COROUTINE
-    cls: type[Any] = target
-    return _legacy_class(cls, mix_in)
+    return _legacy_class(target, mix_in)
 
 
 def _check_coroutine_handler(cls: type[BaseRequestHandler]) -> None:

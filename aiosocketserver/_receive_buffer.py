@@ -21,7 +21,7 @@ class ReceiveBuffer:
         self._start = 0
         # Up to where `_separator` has been looked for and not found.
         self._searched = 0
-        self._separator = b""
+        self._separator: bytes = b""
 
     def __len__(self) -> int:
         return len(self._data) - self._start

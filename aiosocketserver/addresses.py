@@ -10,6 +10,9 @@ import socket
 import stat
 from typing import Any, cast
 
+# None where the system has no Unix sockets: no family is equal to it.
+AF_UNIX: int | None = getattr(socket, "AF_UNIX", None)
+
 # sun_path of struct sockaddr_un, less the final NUL (unix(7)).
 UNIX_PATH_MAX = 107
 
@@ -20,7 +23,7 @@ def family_of(address: object, default: int) -> int:
     An IPv6 literal on a class for IPv4 makes it AF_INET6; everything else keeps the
     default. Raises TypeError or ValueError for an address of the wrong form.
     """
-    if default == socket.AF_UNIX:
+    if default == AF_UNIX:
         _check_unix(address)
         return default
     if default not in (socket.AF_INET, socket.AF_INET6):
@@ -69,7 +72,7 @@ def bind(sock: socket.socket, address: object) -> None:
     A Unix path where a socket lies that nobody listens on is replaced; one of a live
     server is OSError (EADDRINUSE), and any other file is left alone: FileExistsError.
     """
-    if sock.family == socket.AF_UNIX:
+    if sock.family == AF_UNIX:
         address = os.fspath(cast("str | bytes", address))
         if os.fsencode(address)[:1] != b"\0":
             _claim_path(address, sock.type)

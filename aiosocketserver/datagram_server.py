@@ -138,10 +138,11 @@ class UDPServer(TCPServer):
 
     def _prepared(self, request: Any) -> Any:
         # An overridden get_request() may return anything.
-        pair = isinstance(request, tuple) and len(request) == 2
-        if pair and self._kind is HandlerKind.COROUTINE and request[1] is self.socket:
-            return request[0], self._datagram_socket
-        return request
+        match request:
+            case (data, sock) if sock is self.socket and self._kind is HandlerKind.COROUTINE:
+                return data, self._datagram_socket
+            case _:
+                return request
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
         return self._kind is HandlerKind.COROUTINE and is_error_of(error, self._datagram_socket)
@@ -152,12 +153,14 @@ class UDPServer(TCPServer):
             self.socket.close()
 
 
-class UnixDatagramServer(UDPServer):
-    """A server on Unix datagram sockets. The address is a path, or `"\\0name"` (Linux).
+if hasattr(socket, "AF_UNIX"):
 
-    A client is answered at the name that its own socket is bound to; without one it
-    cannot be, and `sendto` raises OSError. See `UnixStreamServer` for what happens at
-    the path.
-    """
+    class UnixDatagramServer(UDPServer):
+        """A server on Unix datagram sockets. The address is a path, or `"\\0name"` (Linux).
 
-    address_family: int = socket.AF_UNIX
+        A client is answered at the name that its own socket is bound to; without one it
+        cannot be, and `sendto` raises OSError. See `UnixStreamServer` for what happens at
+        the path.
+        """
+
+        address_family: int = socket.AF_UNIX

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from ._in_progress import InTask, RequestsInProgress, current
 from ._waiter import GIVE_WAY, Waiter
+from .addresses import AF_UNIX
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -108,7 +109,7 @@ class DatagramSocket:
             try:
                 return self._sock.sendto(data, flags | socket.MSG_DONTWAIT, address)
             except BlockingIOError:
-                if self._sock.family == socket.AF_UNIX:
+                if self._sock.family == AF_UNIX:
                     await asyncio.sleep(retry)
                     retry = min(2 * retry, _LAST_RETRY)
                 else:

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from .addresses import AF_UNIX
 from .files import SocketReader, SocketWriter
 from .sockets import StreamSocket
 
@@ -121,7 +122,7 @@ class StreamRequestHandler(BaseRequestHandler):
         self.connection = request
         if self.timeout is not None:
             self.connection.settimeout(self.timeout)
-        if self.disable_nagle_algorithm and self.connection.family != socket.AF_UNIX:
+        if self.disable_nagle_algorithm and self.connection.family != AF_UNIX:
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         server = cast("TCPServer", self.server)
         self.rfile = SocketReader(

@@ -1,11 +1,14 @@
-"""The server classes that socketserver makes from its mix-ins."""
+"""The server classes that socketserver makes from its mix-ins, as far as the system has them."""
 
 from __future__ import annotations
 
-from .datagram_server import UDPServer, UnixDatagramServer
+import os
+import socket
+
+from .datagram_server import UDPServer
 from .forking import ForkingMixIn
 from .offload import ThreadingMixIn
-from .stream_server import TCPServer, UnixStreamServer
+from .stream_server import TCPServer
 
 
 class ThreadingTCPServer(ThreadingMixIn, TCPServer):
@@ -16,25 +19,29 @@ class ThreadingUDPServer(ThreadingMixIn, UDPServer):
     """`UDPServer` that runs legacy handlers in threads."""
 
 
-class ThreadingUnixStreamServer(ThreadingMixIn, UnixStreamServer):
-    """`UnixStreamServer` that runs legacy handlers in threads."""
+if hasattr(os, "fork"):
+
+    class ForkingTCPServer(ForkingMixIn, TCPServer):
+        """`TCPServer` that runs legacy handlers in children."""
+
+    class ForkingUDPServer(ForkingMixIn, UDPServer):
+        """`UDPServer` that runs legacy handlers in children."""
 
 
-class ThreadingUnixDatagramServer(ThreadingMixIn, UnixDatagramServer):
-    """`UnixDatagramServer` that runs legacy handlers in threads."""
+if hasattr(socket, "AF_UNIX"):
+    from .datagram_server import UnixDatagramServer
+    from .stream_server import UnixStreamServer
 
+    class ThreadingUnixStreamServer(ThreadingMixIn, UnixStreamServer):
+        """`UnixStreamServer` that runs legacy handlers in threads."""
 
-class ForkingTCPServer(ForkingMixIn, TCPServer):
-    """`TCPServer` that runs legacy handlers in children."""
+    class ThreadingUnixDatagramServer(ThreadingMixIn, UnixDatagramServer):
+        """`UnixDatagramServer` that runs legacy handlers in threads."""
 
+    if hasattr(os, "fork"):
 
-class ForkingUDPServer(ForkingMixIn, UDPServer):
-    """`UDPServer` that runs legacy handlers in children."""
+        class ForkingUnixStreamServer(ForkingMixIn, UnixStreamServer):
+            """`UnixStreamServer` that runs legacy handlers in children."""
 
-
-class ForkingUnixStreamServer(ForkingMixIn, UnixStreamServer):
-    """`UnixStreamServer` that runs legacy handlers in children."""
-
-
-class ForkingUnixDatagramServer(ForkingMixIn, UnixDatagramServer):
-    """`UnixDatagramServer` that runs legacy handlers in children."""
+        class ForkingUnixDatagramServer(ForkingMixIn, UnixDatagramServer):
+            """`UnixDatagramServer` that runs legacy handlers in children."""

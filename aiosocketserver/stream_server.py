@@ -88,14 +88,14 @@ class TCPServer(BaseServer):
 
     def server_bind(self) -> None:
         """Called by the constructor to bind the socket. May be overridden."""
-        if self.address_family != socket.AF_UNIX:
+        if self.address_family != addresses.AF_UNIX:
             if self.allow_reuse_address:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if self.allow_reuse_port:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         addresses.bind(self.socket, self.server_address)
         self.server_address = self.socket.getsockname()
-        if self.address_family == socket.AF_UNIX:
+        if self.address_family == addresses.AF_UNIX:
             self._path_status = addresses.path_status(self.server_address)
 
     def server_activate(self) -> None:
@@ -199,7 +199,8 @@ class TCPServer(BaseServer):
 
     async def _drain(self) -> None:
         if self._listener is not None:
-            await self._listener.drain(self.request_queue_size)
+            # The kernel's backlog holds one more than listen() was told.
+            await self._listener.drain(self.request_queue_size + 1)
 
     def _start_request(self, request: Any, client_address: Any) -> asyncio.Task[None]:
         entry = InTask(request, client_address)
@@ -267,11 +268,13 @@ class TCPServer(BaseServer):
         self.socket.close()
 
 
-class UnixStreamServer(TCPServer):
-    """A server on Unix stream sockets. The address is a path, or `"\\0name"` (Linux).
+if hasattr(socket, "AF_UNIX"):
 
-    A path where a socket lies that nobody listens on is replaced, and the path is
-    removed by `server_close`; see `aiosocketserver.addresses.bind`.
-    """
+    class UnixStreamServer(TCPServer):
+        """A server on Unix stream sockets. The address is a path, or `"\\0name"` (Linux).
 
-    address_family: int = socket.AF_UNIX
+        A path where a socket lies that nobody listens on is replaced, and the path is
+        removed by `server_close`; see `aiosocketserver.addresses.bind`.
+        """
+
+        address_family: int = socket.AF_UNIX
