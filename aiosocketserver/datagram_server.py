@@ -7,7 +7,6 @@ import socket
 from typing import Any, ClassVar
 
 from ._handler_kinds import HandlerKind
-from ._in_progress import InTask
 from .datagrams import DatagramDispatcher, DatagramSocket, kernel_drops
 from .sockets import is_error_of
 from .stream_server import TCPServer
@@ -129,12 +128,6 @@ class UDPServer(TCPServer):
     def _room_made(self) -> None:
         if self._dispatcher is not None:
             self._dispatcher.room_made()
-
-    async def _serve_one(self, request: Any, client_address: Any) -> None:
-        entry = InTask(request, client_address)
-        self._requests.add(entry)
-        entry.task = asyncio.create_task(self._serve_connection(entry))
-        await entry.task
 
     def _prepared(self, request: Any) -> Any:
         # An overridden get_request() may return anything.

@@ -218,7 +218,15 @@ class TCPServer(BaseServer):
             self._requests.discard(entry)
 
     async def _serve_one(self, request: Any, client_address: Any) -> None:
-        await self._start_request(request, client_address)
+        task = self._start_request(request, client_address)
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            # Awaiting the task itself would pass this on as well, but a request that is
+            # cancelled ends without an error, and we would go on as if nothing had been.
+            task.cancel()
+            await asyncio.wait([task])
+            raise
 
     def _prepared(self, request: Any) -> Any:
         if self._kind is not HandlerKind.COROUTINE:
