@@ -237,7 +237,7 @@ async def test_handle_request_calls_handle_timeout() -> None:
             calls.append("plain")
 
     class Coroutine(Plain):
-        async def handle_timeout(self) -> None:
+        async def handle_timeout(self) -> None:  # type: ignore[override]
             await asyncio.sleep(0)
             calls.append("coroutine")
 
