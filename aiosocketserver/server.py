@@ -416,7 +416,9 @@ class BaseServer(Bridge):
                 await result
         except Exception:
             logger.exception("handle_error() failed")
-        except (SystemExit, KeyboardInterrupt) as exit_:
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
             self._stop_because_of(exit_)
         finally:
             try:
