@@ -400,7 +400,7 @@ async def test_shutdown_from_another_thread_is_an_error_that_names_the_way() -> 
     async with TCPServer(LOCALHOST, Upper) as server:
         await server.start_serving()
         with pytest.raises(RuntimeError, match=r"server\.run_on_loop\(server\.shutdown\)"):
-            await asyncio.to_thread(server.shutdown)
+            await asyncio.to_thread(lambda: server.shutdown().close())
         assert await ask(server.server_address, b"a") == b"A"
         thread = threading.Thread(target=server.run_on_loop, args=(server.shutdown,))
         thread.start()

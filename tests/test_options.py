@@ -1,0 +1,193 @@
+"""Options: class attributes that the constructor takes as keywords too."""
+
+import inspect
+import re
+import socket
+from typing import Any
+
+import pytest
+
+import aiosocketserver
+from aiosocketserver import (
+    BaseRequestHandler,
+    ForkingTCPServer,
+    ServerOptions,
+    TCPServer,
+    ThreadingTCPServer,
+    ThreadingUDPServer,
+    UDPServer,
+    UnixStreamServer,
+)
+from aiosocketserver.options import _CHECKS
+
+LOCALHOST = ("127.0.0.1", 0)
+OPTIONS = sorted(ServerOptions.__annotations__)
+SERVERS = [
+    value
+    for name in aiosocketserver.__all__
+    if isinstance(value := getattr(aiosocketserver, name), type) and issubclass(value, TCPServer)
+]
+
+
+class Nothing(BaseRequestHandler):
+    async def handle(self) -> None:
+        pass
+
+
+def test_every_option_has_a_check() -> None:
+    assert sorted(_CHECKS) == OPTIONS
+
+
+@pytest.mark.parametrize("server_class", SERVERS)
+def test_every_option_of_a_server_is_documented(
+    server_class: type[TCPServer],
+) -> None:
+    documentation = "\n".join(cls.__doc__ or "" for cls in server_class.__mro__)
+    documented = set(
+        re.findall(r"\w+", " ".join(re.findall(r"(?m)^ +- ([\w, ]+):", documentation)))
+    )
+    documented |= {name for cls in server_class.__mro__ for name in _documented_attributes(cls)}
+    has = {
+        name
+        for name in OPTIONS
+        if hasattr(server_class, name) and name not in getattr(server_class, "without_options", ())
+    }
+    assert has <= documented
+    server = server_class(
+        LOCALHOST if server_class.address_family != socket.AF_UNIX else "\0", Nothing
+    )
+    server.server_close()
+
+
+def _documented_attributes(cls: type) -> list[str]:
+    """Names followed by a docstring of their own."""
+    if not cls.__module__.startswith("aiosocketserver"):
+        return []
+    return re.findall(r'(?m)^    (\w+): .*\n    """', inspect.getsource(cls))
+
+
+def test_a_keyword_and_a_class_attribute_do_the_same() -> None:
+    class Small(TCPServer):
+        request_queue_size = 3
+        timeout = 4
+
+    by_class = Small(LOCALHOST, Nothing)
+    by_keyword = TCPServer(LOCALHOST, Nothing, request_queue_size=3, timeout=4)
+    for server in (by_class, by_keyword):
+        assert (server.request_queue_size, server.timeout) == (3, 4)
+        server.server_close()
+    assert TCPServer.request_queue_size == 1024
+
+
+def test_a_keyword_wins_over_the_class() -> None:
+    class Small(TCPServer):
+        max_line_size = 10
+
+    server = Small(LOCALHOST, Nothing, max_line_size=20)
+    assert server.max_line_size == 20
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("server_class", "name", "hint"),
+    [
+        (TCPServer, "max_line_sise", "did you mean 'max_line_size'?"),
+        (TCPServer, "allow_reuse_adress", "did you mean 'allow_reuse_address'?"),
+        (TCPServer, "xyzzy", "it has address_family, allow_reuse_address, allow_reuse_port, "),
+        (TCPServer, "daemon_threads", "TCPServer has no option 'daemon_threads'"),
+        (TCPServer, "max_queue", "TCPServer has no option"),
+        (TCPServer, "shutdown", "TCPServer has no option"),
+        (UDPServer, "max_line_size", "UDPServer has no option"),
+        (UDPServer, "request_queue_size", "UDPServer has no option"),
+        (ThreadingTCPServer, "max_children", "ThreadingTCPServer has no option"),
+        (ForkingTCPServer, "daemon_threads", "ForkingTCPServer has no option"),
+    ],
+)
+def test_an_unknown_option_is_an_error(server_class: Any, name: str, hint: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        server_class(LOCALHOST, Nothing, **{name: 1})
+    assert hint in str(raised.value)
+
+
+BAD_VALUES = [
+    *(
+        (name, value, "True or False")
+        for name in ("allow_reuse_address",)
+        for value in (2, "yes", None)
+    ),
+    ("allow_reuse_port", "no", "True or False"),
+    *(
+        (name, value, "a whole number above 0")
+        for name in ("max_line_size", "max_block_size", "address_family")
+        for value in (0, -1, 1.5, "1", True, None)
+    ),
+    *(("request_queue_size", v, "a whole number, 0 or above") for v in (-1, 1.5, True, None)),
+    *(
+        ("linger_timeout", v, "a number of seconds, 0 or above")
+        for v in (-1, "1", None, True, float("nan"))
+    ),
+    *(
+        (name, value, "a number of seconds, 0 or above, or None")
+        for name in ("timeout", "shutdown_timeout")
+        for value in (-0.1, "1", False, float("nan"))
+    ),
+    *(("max_threads", v, "a whole number above 0, or None") for v in (0, -1, 2.0, "many")),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "wanted"), BAD_VALUES)
+def test_a_bad_value_is_an_error_wherever_it_is_set(name: str, value: Any, wanted: str) -> None:
+    message = f".{name} must be {wanted}, and is {value!r}"
+    options: Any = {name: value}
+    with pytest.raises(ValueError) as by_keyword:
+        TCPServer(LOCALHOST, Nothing, **options)
+    assert str(by_keyword.value) == f"TCPServer{message}"
+    bad = type("Bad", (TCPServer,), options)
+    with pytest.raises(ValueError) as by_class:
+        bad(LOCALHOST, Nothing)
+    assert str(by_class.value) == f"Bad{message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("daemon_threads", "yes"),
+        ("block_on_close", 2),
+        ("reuse_threads", None),
+        ("max_concurrency", 0),
+        ("max_packet_size", -1),
+        ("max_queue", -1),
+    ],
+)
+def test_a_bad_value_of_a_mix_in_or_a_datagram_server_is_an_error(name: str, value: Any) -> None:
+    options: Any = {name: value}
+    with pytest.raises(ValueError, match=f"ThreadingUDPServer.{name} must be"):
+        ThreadingUDPServer(LOCALHOST, Nothing, **options)
+
+
+def test_a_bad_number_of_children_is_an_error() -> None:
+    with pytest.raises(ValueError, match="max_children must be a whole number above 0"):
+        ForkingTCPServer(LOCALHOST, Nothing, max_children=0)
+
+
+def test_0_and_1_are_flags_and_0_is_a_number_of_seconds() -> None:
+    options: Any = {"allow_reuse_address": 1, "allow_reuse_port": 0}
+    server = TCPServer(LOCALHOST, Nothing, shutdown_timeout=0, linger_timeout=0, **options)
+    server.server_close()
+
+
+def test_an_endless_time_out_is_given_as_none() -> None:
+    with pytest.raises(ValueError, match="a number of seconds, 0 or above, or None"):
+        TCPServer(LOCALHOST, Nothing, shutdown_timeout=float("inf"))
+
+
+def test_socket_options_are_set() -> None:
+    server = TCPServer(LOCALHOST, Nothing, allow_reuse_port=True)
+    assert server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    assert server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+    server.server_close()
+    server = TCPServer(LOCALHOST, Nothing, allow_reuse_address=False)
+    assert not server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    assert not server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+    server.server_close()
+    UnixStreamServer("\0", Nothing, allow_reuse_port=True).server_close()
