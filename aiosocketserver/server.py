@@ -464,13 +464,22 @@ class BaseServer(Bridge):
 
     def _handle_legacy_error(self, request: Any, client_address: Any) -> None:
         """Call handle_error() where there is no loop; as a coroutine it runs on the loop."""
+        error = sys.exception()
+        assert error is not None
         result = self.handle_error(request, client_address)
         if awaitable(result):
 
             async def finish() -> None:
-                await result
+                try:
+                    raise error
+                except Exception:  # noqa: BLE001 - so that sys.exception() tells it there too
+                    await result
 
-            self.run_on_loop(finish)
+            if self._loop is None:
+                # A child, which has left the loop.
+                asyncio.run(finish())
+            else:
+                self.run_on_loop(finish)
 
     def _handler_made(self, handler: BaseRequestHandler) -> None:
         made = _handlers_made.get()

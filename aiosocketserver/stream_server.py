@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -254,14 +255,13 @@ class TCPServer(BaseServer):
         if not isinstance(request, socket.socket):
             return super()._is_clients_fault(error, request)
         # A legacy handler's socket leaves no mark on its errors, so the state of the
-        # connection tells: once reset, it has no peer any more.
-        if not isinstance(error, ConnectionError):
+        # connection tells: once reset, it is hung up. (getpeername() would not do: a
+        # Unix socket keeps its peer.)
+        if not isinstance(error, ConnectionError) or request.fileno() < 0:
             return False
-        try:
-            request.getpeername()
-        except OSError:
-            return True
-        return False
+        state = select.poll()
+        state.register(request, 0)
+        return bool(state.poll(0))
 
     def _close_in_child(self, kept: object) -> None:
         for entry in self._requests:
