@@ -35,6 +35,8 @@ LINE_COST = 512
 WRITE_LIMIT = 64 * 1024
 
 _SENDFILE_BLOCK = 1024 * 1024
+# What sendfile(2) says of a file whose file system cannot do it.
+_CANNOT_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS})
 
 # Takes the place of the real socket in one that was closed: every method of it raises
 # the OSError (EBADF) that a closed socket.socket raises.
@@ -311,18 +313,20 @@ class StreamSocket:
             while count is None or total < count:
                 block = _SENDFILE_BLOCK if count is None else min(_SENDFILE_BLOCK, count - total)
                 deadline = self._deadline()
-                while (
-                    sent := self._try_send(self._sendfile, file, offset + total, block)
-                ) is None:
+                while (sent := self._try_send(self._sendfile, file, offset + total, block)) is None:
                     await self._output(deadline)
                 if not sent:
                     break
                 total += sent
             return total
+        except OSError as error:
+            if total or error.errno not in _CANNOT_SENDFILE:
+                raise
         finally:
             self._end_sending()
             if total:
                 file.seek(offset + total)
+        return await self._send_blocks(file, offset, count)
 
     def _sendfile(self, file: IO[bytes], offset: int, count: int) -> int:
         # Descriptors are looked up at each call: one kept over a wait could be
@@ -493,6 +497,8 @@ class StreamSocket:
     def _send_pending(self) -> None:
         """Send what the kernel takes now; the writer callback goes on with the rest."""
         queue = self._queue
+        if queue.sent == queue.limit:
+            return
         try:
             queue.send(self._sock.send)
         except BlockingIOError:
@@ -523,15 +529,19 @@ class StreamSocket:
         Bytes that were written before leave before: when the kernel does not take
         them now, the sending side is shut down as soon as it has.
         """
-        if how == socket.SHUT_RD or self._sock is _CLOSED:
-            self._sock.shutdown(how)
-            return
-        if how == socket.SHUT_RDWR:
-            self._sock.shutdown(socket.SHUT_RD)
-        self._send_pending()
-        self._half_close_requested = True
-        if not self._queue and not self._sending:
-            self._sock.shutdown(socket.SHUT_WR)
+        try:
+            if how == socket.SHUT_RD or self._sock is _CLOSED:
+                self._sock.shutdown(how)
+                return
+            if how == socket.SHUT_RDWR:
+                self._sock.shutdown(socket.SHUT_RD)
+            self._send_pending()
+            self._half_close_requested = True
+            if not self._queue and not self._sending:
+                self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            # ENOTCONN when the peer has reset the connection.
+            raise self._mark(error) from None
 
     def _half_close(self) -> None:
         if self._write_error is None:
@@ -649,7 +659,11 @@ class StreamSocket:
 
     def getpeername(self) -> Any:
         """The address of the peer."""
-        return self._sock.getpeername()
+        try:
+            return self._sock.getpeername()
+        except OSError as error:
+            # ENOTCONN when the peer has reset the connection.
+            raise self._mark(error) from None
 
     def getsockname(self) -> Any:
         """The address of this side."""

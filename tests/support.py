@@ -104,3 +104,10 @@ async def ask(address: Any, question: bytes = b"") -> bytes:
         await client.send(question)
         client.finish()
         return await client.receive_all()
+
+
+def small_pair() -> tuple[socket.socket, socket.socket]:
+    """A connection whose kernel buffer takes a few KiB only."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return ours, theirs
