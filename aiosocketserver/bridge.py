@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
@@ -130,6 +131,9 @@ class Bridge:
         try:
             return self._wait_for(future, loop)
         finally:
+            if loop.is_closed() and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                # Its turn on the loop never came, so nobody will await it.
+                coroutine.close()
             if isinstance(request, InThread):
                 request.loop_call = None
 
