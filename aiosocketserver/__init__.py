@@ -9,7 +9,7 @@ import os
 import socket
 
 from .datagram_server import UDPServer
-from .datagrams import DatagramSocket
+from .datagram_socket import DatagramSocket
 from .errors import LimitExceeded
 from .files import SocketReader, SocketWriter
 from .handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler

@@ -50,7 +50,13 @@ def handler_kind(handler: object, *, mix_in: bool) -> HandlerKind:
 def _check_coroutine_handler(cls: type[BaseRequestHandler]) -> None:
     if cls.handle is BaseRequestHandler.handle:
         raise TypeError(f"{_name(cls)} has no handle(): define `async def handle(self)`")
-    plain = [name for name in ("setup", "handle", "finish") if not _is_coroutine(cls, name)]
+    # A decorator made with functools.wraps leads back to the coroutine that it wraps.
+    plain = [
+        name
+        for name in ("setup", "handle", "finish")
+        if not _is_coroutine_function(cls, name)
+        and not inspect.iscoroutinefunction(inspect.unwrap(getattr(cls, name)))
+    ]
     if "handle" in plain:
         raise TypeError(
             f"{_name(cls)}.handle() is a plain function, and its base class "
@@ -70,7 +76,8 @@ def _legacy_class(cls: type, mix_in: bool) -> HandlerKind:
     if handle is None or handle is socketserver.BaseRequestHandler.handle:
         raise TypeError(f"{_name(cls)} has no handle(): a handler class must define it")
     for name in ("handle", "setup", "finish"):
-        if getattr(cls, name, None) is not None and _is_coroutine(cls, name):
+        # Not what a decorator wraps, which may well run it in a loop of its own.
+        if getattr(cls, name, None) is not None and _is_coroutine_function(cls, name):
             base = "StreamRequestHandler" if hasattr(cls, "rbufsize") else "BaseRequestHandler"
             raise TypeError(
                 f"{_name(cls)}.{name}() is a coroutine, and its base class {_base(cls)} would "
@@ -89,17 +96,14 @@ def _legacy(what: str, mix_in: bool) -> HandlerKind:
     return HandlerKind.LEGACY
 
 
-def _is_coroutine(cls: type, name: str) -> bool:
+def _is_coroutine_function(cls: type, name: str) -> bool:
     function = getattr(cls, name)
     if inspect.isasyncgenfunction(function):
         raise TypeError(
             f"{_name(cls)}.{name}() is an asynchronous generator, because it has a `yield`: "
             "make it a coroutine"
         )
-    # A decorator made with functools.wraps leads back to the coroutine that it wraps.
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        inspect.unwrap(function)
-    )
+    return inspect.iscoroutinefunction(function)
 
 
 def _name(thing: object) -> str:

@@ -7,8 +7,9 @@ import socket
 from typing import Any, ClassVar
 
 from ._handler_kinds import HandlerKind
-from .datagrams import DatagramDispatcher, DatagramSocket, kernel_drops
-from .sockets import is_error_of
+from ._plain_socket import is_error_of
+from .datagram_socket import DatagramSocket, kernel_drops
+from .datagrams import DatagramDispatcher
 from .stream_server import TCPServer
 
 

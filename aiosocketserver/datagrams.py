@@ -8,24 +8,19 @@ handlers to their end or to their first wait (docs/decisions/0005-datagrams.md).
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import socket
-import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from ._in_progress import InTask, RequestsInProgress, current
-from ._waiter import GIVE_WAY, Waiter
-from .addresses import AF_UNIX
+from ._waiter import Waiter
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
     from .statistics import Statistics
 
 logger = logging.getLogger("aiosocketserver")
@@ -36,140 +31,7 @@ DATAGRAM_BATCH = 64
 # Bytes of its buffer that the kernel takes for a datagram, at the very least.
 _KERNEL_COST = 256
 
-# Sends of all handlers together before others on the loop have their turn.
-_SEND_BATCH = 256
-
 _IDLE_WORKERS = 64
-
-# Errors of sendto() that tell of the client, and not of what the handler sends.
-_CLIENT_GONE = frozenset(
-    {errno.ECONNREFUSED, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPERM}
-)
-
-# A full receiver of Unix datagrams makes sendto() fail with EAGAIN, while poll() says
-# that the sender may write (unix(7) has no event for it): then only time helps.
-_FIRST_RETRY = 0.001
-_LAST_RETRY = 0.05
-
-# getsockopt(2) with SO_MEMINFO gives what `ss -m` shows; its last number counts what
-# the kernel dropped. The same counter as SO_RXQ_OVFL's, at no cost for a datagram.
-_SO_MEMINFO = 55
-_MEMINFO_DROPS = 8
-
-
-def kernel_drops(sock: socket.socket) -> int | None:
-    """Datagrams that the kernel dropped because nobody took them; None if it does not say."""
-    try:
-        info = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_MEMINFO_DROPS + 1))
-        return int(struct.unpack_from("=I", info, 4 * _MEMINFO_DROPS)[0])
-    except (OSError, struct.error):
-        return None
-
-
-class DatagramSocket:
-    """The socket of a datagram server, as its coroutine handlers see it.
-
-    `sendto` is awaited; any number of handlers may wait in it. All methods belong to
-    the thread of the loop that the server runs on.
-    """
-
-    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-        self._sock = sock
-        self._loop = loop
-        self._credit = _SEND_BATCH
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._sock!r}>"
-
-    @overload
-    async def sendto(self, data: ReadableBuffer, address: Any, /) -> int: ...
-    @overload
-    async def sendto(self, data: ReadableBuffer, flags: int, address: Any, /) -> int: ...
-    async def sendto(self, data: ReadableBuffer, *args: Any) -> int:
-        """Send one datagram: `sendto(data, address)` or `sendto(data, flags, address)`.
-
-        Waits while the kernel has no room; raises the OSErrors of socket.socket, and
-        OSError (EDESTADDRREQ) for a client whose Unix socket has no name.
-        """
-        flags, address = args if len(args) == 2 else (0, *args)
-        if not address:
-            raise self._mark(
-                OSError(
-                    errno.EDESTADDRREQ,
-                    "the client cannot be answered: its socket is not bound to a name",
-                )
-            )
-        if self._credit <= 0:
-            self._credit = _SEND_BATCH
-            await GIVE_WAY
-        self._credit -= 1
-        retry = _FIRST_RETRY
-        while True:
-            try:
-                return self._sock.sendto(data, flags | socket.MSG_DONTWAIT, address)
-            except BlockingIOError:
-                if self._sock.family == AF_UNIX:
-                    await asyncio.sleep(retry)
-                    retry = min(2 * retry, _LAST_RETRY)
-                else:
-                    await self._writable()
-            except OSError as error:
-                if error.errno in _CLIENT_GONE:
-                    self._mark(error)
-                raise
-
-    async def _writable(self) -> None:
-        waiter = self._loop.create_future()
-        if not self._waiting:
-            self._loop.add_writer(self._sock.fileno(), self._on_writable)
-        self._waiting.append(waiter)
-        await waiter
-
-    def _on_writable(self) -> None:
-        # All of them: those that find no room wait again.
-        self._loop.remove_writer(self._sock.fileno())
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def _stop(self) -> None:
-        """The socket is about to be closed: what waits for it fails."""
-        if self._waiting:
-            self._on_writable()
-
-    def _mark(self, error: OSError) -> OSError:
-        """Make the error recognisable as the client's fault (see `sockets.is_error_of`)."""
-        error.__dict__["_aiosocketserver_origin"] = self
-        return error
-
-    def fileno(self) -> int:
-        """The descriptor. The loop owns its readiness: do not register it."""
-        return self._sock.fileno()
-
-    def getsockname(self) -> Any:
-        """The address of the server."""
-        return self._sock.getsockname()
-
-    @overload
-    def getsockopt(self, level: int, optname: int) -> int: ...
-    @overload
-    def getsockopt(self, level: int, optname: int, buflen: int) -> bytes: ...
-    def getsockopt(self, level: int, optname: int, buflen: int = 0) -> int | bytes:
-        """A socket option: see setsockopt(2)."""
-        if buflen:
-            return self._sock.getsockopt(level, optname, buflen)
-        return self._sock.getsockopt(level, optname)
-
-    def setsockopt(self, level: int, optname: int, value: int | ReadableBuffer) -> None:
-        """Set a socket option: see setsockopt(2)."""
-        self._sock.setsockopt(level, optname, value)
-
-    @property
-    def family(self) -> int:
-        """The address family, as `socket.AF_INET`."""
-        return self._sock.family
 
 
 class DatagramDispatcher:

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ._receive_buffer import ReceiveBuffer
+from ._sending import LINE_COST, TURN_CREDIT
 from ._waiter import GIVE_WAY
 from .errors import LimitExceeded
-from .sockets import LINE_COST, TURN_CREDIT, StreamSocket
+from .sockets import StreamSocket
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer

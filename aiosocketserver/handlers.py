@@ -12,7 +12,7 @@ from .files import SocketReader, SocketWriter
 from .sockets import StreamSocket
 
 if TYPE_CHECKING:
-    from .datagrams import DatagramSocket
+    from .datagram_socket import DatagramSocket
     from .server import BaseServer
     from .stream_server import TCPServer
 

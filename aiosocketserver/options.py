@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from typing import TypedDict
 
@@ -46,7 +47,8 @@ def _size_or_zero(value: object) -> str | None:
 
 def _seconds(value: object) -> str | None:
     right = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-    return None if right else "a number of seconds, 0 or above"
+    # Infinity is wrong as well: it would be an OverflowError of a socket, much later.
+    return None if right and value != math.inf else "a number of seconds, 0 or above"
 
 
 def _or_none(check: Callable[[object], str | None]) -> Callable[[object], str | None]:

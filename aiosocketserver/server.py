@@ -13,14 +13,14 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, cast
 
 from ._handler_kinds import HandlerKind, handler_kind, run_legacy
 from ._in_progress import InProgress, RequestsInProgress, current
+from ._plain_socket import is_error_of
 from .bridge import Bridge
 from .handlers import BaseRequestHandler
 from .options import ServerOptions, apply_options
-from .sockets import is_error_of
 from .statistics import Statistics
 
 logger = logging.getLogger("aiosocketserver")
@@ -374,9 +374,9 @@ class BaseServer(Bridge):
         """The pipeline of one request, in its own task. Raises nothing but by cancellation."""
         try:
             request = self._prepared(request)
-            verified = self.verify_request(request, client_address)
+            verified: object = self.verify_request(request, client_address)
             if awaitable(verified):
-                verified = await verified  # type: ignore[misc]
+                verified = await cast("Awaitable[object]", verified)
                 if awaitable(verified):
                     # It is true, and would let everybody in.
                     raise TypeError(
