@@ -44,7 +44,7 @@ def test_every_option_of_a_server_is_documented(
 ) -> None:
     documentation = "\n".join(cls.__doc__ or "" for cls in server_class.__mro__)
     documented = set(
-        re.findall(r"\w+", " ".join(re.findall(r"(?m)^ +- ([\w, ]+):", documentation)))
+        re.findall(r"\w+", " ".join(re.findall(r"(?m)^ *- ([\w, ]+):", documentation)))
     )
     documented |= {name for cls in server_class.__mro__ for name in _documented_attributes(cls)}
     has = {
