@@ -1,0 +1,300 @@
+"""What happens with one request: the hooks, in socketserver's order, and their errors."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import sys
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, cast
+
+from ._handler_kinds import HandlerKind, run_legacy
+from ._plain_socket import is_error_of
+from .bridge import Bridge
+from .handlers import BaseRequestHandler
+from .statistics import Statistics
+
+logger = logging.getLogger("aiosocketserver")
+
+# The handlers that an overridden finish_request() has made.
+_handlers_made: ContextVar[list[BaseRequestHandler] | None] = ContextVar(
+    "aiosocketserver_handlers_made", default=None
+)
+
+
+class _Done:
+    """An awaitable with nothing to wait for: what a legacy handler's end is."""
+
+    def __await__(self) -> Any:
+        return iter(())
+
+
+_DONE = _Done()
+
+
+def awaitable(result: object) -> bool:
+    """Whether a hook has returned something to await; `inspect.isawaitable`, but quick."""
+    return result is not None and hasattr(type(result), "__await__")
+
+
+class RequestPipeline(Bridge):
+    """The hooks that a request goes through, each of which may be overridden.
+
+    `BaseServer` lists them. A request has a task of its own, so that whatever a hook or
+    handler of one does, waiting or raising, is no other's concern (design D8).
+    """
+
+    RequestHandlerClass: Callable[..., Any]
+    statistics: Statistics
+
+    # Whether a mix-in can run legacy handlers.
+    _runs_legacy = False
+
+    # Whether finish_request() or process_request() is overridden, so that the handlers
+    # that they make have to be watched.
+    _checks_awaiting = False
+    _checks_processing = False
+
+    _kind: HandlerKind
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Legacy handlers count in their own threads.
+        self._statistics_lock = threading.Lock()
+
+    def _look_at_overrides(self) -> None:
+        finish_request = getattr(self.finish_request, "__func__", None)
+        # The mix-ins' process_request() needs no watching.
+        self._checks_processing = not _is_of_this_package(self.process_request)
+        self._checks_awaiting = (
+            self._checks_processing or finish_request is not RequestPipeline.finish_request
+        )
+
+    async def _serve(self, request: Any, client_address: Any) -> None:
+        """The pipeline of one request, in its own task. Raises nothing but by cancellation."""
+        try:
+            request = self._prepared(request)
+            verified: object = self.verify_request(request, client_address)
+            if awaitable(verified):
+                verified = await cast("Awaitable[object]", verified)
+                if awaitable(verified):
+                    # It is true, and would let everybody in.
+                    raise TypeError(
+                        f"{type(self).__qualname__}.verify_request() returned an awaitable "
+                        "that it should have awaited"
+                    )
+            if not verified:
+                self.shutdown_request(request)
+                return
+            if self._checks_processing:
+                await self._process_checked(request, client_address)
+                return
+            processing = self.process_request(request, client_address)
+            if awaitable(processing):
+                await processing
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - each kind is seen to there
+            await self._end_failed(error, request, client_address)
+
+    def _prepared(self, request: Any) -> Any:
+        """What the hooks and the handler get for what `get_request` returned."""
+        return request
+
+    async def _end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
+        try:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                # Somebody asked for it: the server, at the end, or who kept the task.
+                return
+            if not isinstance(error, Exception | asyncio.CancelledError):
+                self._stop_because_of(error)
+                return
+            self._count_failure(error, request)
+            result = self.handle_error(request, client_address)
+            if awaitable(result):
+                await result
+        except Exception:
+            logger.exception("handle_error() failed")
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
+            self._stop_because_of(exit_)
+        finally:
+            try:
+                self.shutdown_request(request)
+            except Exception:
+                logger.exception("shutdown_request() failed")
+
+    def _stop_because_of(self, error: BaseException) -> None:
+        """SystemExit or KeyboardInterrupt in a handler: the server has to end."""
+        raise NotImplementedError
+
+    def _count_failure(self, error: BaseException, request: Any) -> None:
+        with self._statistics_lock:
+            if self._is_clients_fault(error, request):
+                self.statistics.clients_vanished += 1
+            else:
+                self.statistics.handlers_failed += 1
+
+    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
+        """Whether this request's own connection raised `error`."""
+        return is_error_of(error, request)
+
+    def _finish_legacy(self, request: Any, client_address: Any) -> None:
+        """Run a legacy handler, in its thread or child."""
+        result = self.finish_request(request, client_address)
+        if result is not _DONE and awaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError(
+                f"{type(self).__qualname__}.finish_request() returned an awaitable, which nobody "
+                "awaits for a legacy handler: make it a plain function"
+            )
+
+    def _handle_legacy_error(self, request: Any, client_address: Any) -> None:
+        """Call handle_error() where there is no loop; as a coroutine it runs on the loop."""
+        error = sys.exception()
+        assert error is not None
+        result = self.handle_error(request, client_address)
+        if awaitable(result):
+
+            async def finish() -> None:
+                try:
+                    raise error
+                except Exception:  # noqa: BLE001 - so that sys.exception() tells it there too
+                    await result
+
+            if self._loop is None:
+                # A child, which has left the loop.
+                asyncio.run(finish())
+            else:
+                self.run_on_loop(finish)
+
+    def _handler_made(self, handler: BaseRequestHandler) -> None:
+        made = _handlers_made.get()
+        if made is not None:
+            made.append(handler)
+
+    # Hooks
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Take one request from the socket, and the client's address. May be overridden.
+
+        Called on the loop's thread when there is one. Must not block; raises
+        BlockingIOError when there is none.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define get_request()")
+
+    def verify_request(self, request: Any, client_address: Any) -> bool | Awaitable[bool]:
+        """Return True if the request shall be served. May be overridden, as a coroutine too."""
+        return True
+
+    def process_request(self, request: Any, client_address: Any) -> Any:
+        """Serve the request, then shut it down. May be overridden, as a coroutine too.
+
+        Returns an awaitable, or None when it is served elsewhere: ThreadingMixIn and
+        ForkingMixIn override this.
+        """
+        return self._process_request(request, client_address)
+
+    async def _process_request(self, request: Any, client_address: Any) -> None:
+        if self._checks_awaiting:
+            await self._finish_checked(request, client_address)
+        else:
+            await self.RequestHandlerClass(request, client_address, self)
+        self.shutdown_request(request)
+
+    async def _process_checked(self, request: Any, client_address: Any) -> None:
+        """Call an overridden process_request(), and see that no handler was dropped unawaited.
+
+        One that is kept may be awaited later, by another task.
+        """
+        made: list[BaseRequestHandler] = []
+        token = _handlers_made.set(made)
+        try:
+            processing = self.process_request(request, client_address)
+            if awaitable(processing):
+                await processing
+            del processing
+        finally:
+            _handlers_made.reset(token)
+        unawaited = [
+            (weakref.ref(handler), type(handler)) for handler in made if not handler._awaited
+        ]
+        made.clear()
+        for handler, handler_class in unawaited:
+            if handler() is None:
+                raise RuntimeError(
+                    f"{type(self).__qualname__}.process_request() did not await the "
+                    f"{handler_class.__qualname__} that finish_request() returned, so that it "
+                    "never ran: write `await self.finish_request(...)`"
+                )
+
+    async def _finish_checked(self, request: Any, client_address: Any) -> None:
+        """Call an overridden finish_request(), and see that the handler was awaited."""
+        made: list[BaseRequestHandler] = []
+        token = _handlers_made.set(made)
+        try:
+            result = self.finish_request(request, client_address)
+            if awaitable(result):
+                await result
+        finally:
+            _handlers_made.reset(token)
+        for handler in made:
+            if not handler._awaited:
+                raise RuntimeError(
+                    f"{type(self).__qualname__}.finish_request() made a "
+                    f"{type(handler).__qualname__} and did not await it, so that it never "
+                    "ran: write `await self.RequestHandlerClass(...)`"
+                )
+
+    def finish_request(self, request: Any, client_address: Any) -> Any:
+        """Make the handler, which serves the request; awaited for a coroutine handler.
+
+        May be overridden, as `async def` for coroutine handlers, to give the handler
+        more arguments: `await self.RequestHandlerClass(request, client_address, self,
+        more)`.
+        """
+        if self._kind is HandlerKind.COROUTINE:
+            return self.RequestHandlerClass(request, client_address, self)
+        run_legacy(self.RequestHandlerClass, request, client_address, self)
+        return _DONE
+
+    def shutdown_request(self, request: Any) -> None:
+        """Called when a request has been served, to shut it down. May be overridden."""
+        self.close_request(request)
+
+    def close_request(self, request: Any) -> None:
+        """Called to clean up an individual request. May be overridden."""
+
+    def handle_error(self, request: Any, client_address: Any) -> Any:
+        """Called where an exception of a request is being handled. May be overridden.
+
+        The default logs it to the logger `aiosocketserver`: with its traceback at level
+        ERROR, or in one line at level INFO when it tells only that the client's own
+        connection broke or timed out. May be a coroutine. Where a legacy handler runs,
+        this runs in its thread or child.
+        """
+        error = sys.exception()
+        if error is not None and self._is_clients_fault(error, request):
+            logger.info("the client %r was lost: %s", client_address, error)
+        else:
+            logger.error("exception while serving %r", client_address, exc_info=error)
+
+    def handle_timeout(self) -> Any:
+        """Called when `handle_request` waited in vain. May be overridden, as a coroutine too."""
+
+    def service_actions(self) -> Any:
+        """Called every `poll_interval` seconds by `serve_forever`. May be overridden.
+
+        May be a coroutine. An exception ends `serve_forever`.
+        """
+
+
+def _is_of_this_package(function: object) -> bool:
+    return getattr(function, "__module__", "").partition(".")[0] == __package__
