@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from aiosocketserver import StreamRequestHandler, TCPServer, UnixStreamServer
-from aiosocketserver.files import SocketReader, SocketWriter
 from aiosocketserver._plain_socket import is_error_of
+from aiosocketserver.files import SocketReader, SocketWriter
 from tests.support import Peer, ask, client_of, connected, small_pair, tcp_pair
 
 # So many bytes may be pending before a write waits.
