@@ -107,14 +107,19 @@ class SendingSide(PlainSocket):
     async def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Return when the kernel has all of `data`. The time-out is for the whole call."""
         rest: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
+        self._check_sendable()
+        # Most often the kernel takes it all at once, and nobody can come in between.
+        if (sent := self._try_send(self._sock.send, rest, flags)) == len(rest):
+            return
         self._begin_sending()
         try:
             deadline = self._deadline()
-            while (sent := self._try_send(self._sock.send, rest, flags)) != len(rest):
+            while sent != len(rest):
                 if sent is None:
                     await self._output(deadline)
                 else:
                     rest = memoryview(rest)[sent:]
+                sent = self._try_send(self._sock.send, rest, flags)
         finally:
             self._end_sending()
 
@@ -175,11 +180,14 @@ class SendingSide(PlainSocket):
             total += len(block)
         return total
 
-    def _begin_sending(self) -> None:
+    def _check_sendable(self) -> None:
         if self._sending:
             raise self._in_use("sending on")
         if self._write_error is not None or self._half_close_requested:
             self._check_writable()
+
+    def _begin_sending(self) -> None:
+        self._check_sendable()
         self._sending = True
         # What is written before now leaves first, what is written later leaves after.
         self._queue.hold()
