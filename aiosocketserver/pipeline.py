@@ -26,16 +26,6 @@ _handlers_made: ContextVar[list[BaseRequestHandler] | None] = ContextVar(
 )
 
 
-class _Done:
-    """An awaitable with nothing to wait for: what a legacy handler's end is."""
-
-    def __await__(self) -> Any:
-        return iter(())
-
-
-_DONE = _Done()
-
-
 def awaitable(result: object) -> bool:
     """Whether a hook has returned something to await; `inspect.isawaitable`, but quick."""
     return result is not None and hasattr(type(result), "__await__")
@@ -148,7 +138,7 @@ class RequestPipeline(Bridge):
     def _finish_legacy(self, request: Any, client_address: Any) -> None:
         """Run a legacy handler, in its thread or child."""
         result = self.finish_request(request, client_address)
-        if result is not _DONE and awaitable(result):
+        if awaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
             raise TypeError(
@@ -263,7 +253,7 @@ class RequestPipeline(Bridge):
         if self._kind is HandlerKind.COROUTINE:
             return self.RequestHandlerClass(request, client_address, self)
         run_legacy(self.RequestHandlerClass, request, client_address, self)
-        return _DONE
+        return None
 
     def shutdown_request(self, request: Any) -> None:
         """Called when a request has been served, to shut it down. May be overridden."""

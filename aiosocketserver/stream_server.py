@@ -200,8 +200,7 @@ class TCPServer(BaseServer):
 
     async def _drain(self) -> None:
         if self._listener is not None:
-            # The kernel's backlog holds one more than listen() was told.
-            await self._listener.drain(self.request_queue_size + 1)
+            await self._listener.drain(self.request_queue_size)
 
     def _start_request(self, request: Any, client_address: Any) -> asyncio.Task[None]:
         entry = InTask(request, client_address)
@@ -273,6 +272,8 @@ class TCPServer(BaseServer):
         if self._lingering is not None:
             self._lingering.close_in_child()
             self._lingering = None
+        # It is the parent's to remove, also when the handler calls server_close().
+        self._path_status = None
         self.socket.close()
 
 

@@ -281,6 +281,28 @@ async def test_a_client_that_never_closes_does_not_hold_up_the_end(
         await server.shutdown(0)
 
 
+async def test_a_thread_that_cannot_be_ended_is_reported_and_abandoned(
+    monkeypatch: pytest.MonkeyPatch, errors: Callable[[], list[str]]
+) -> None:
+    monkeypatch.setattr("aiosocketserver.server._GRACE", 0.05)
+    release = threading.Event()
+
+    class Immortal(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"?")
+            release.wait()
+
+    async with ThreadingTCPServer(LOCALHOST, Immortal) as server:
+        await server.start_serving()
+        async with client_of(server.server_address) as client:
+            await entered(client)
+            await server.shutdown(0)
+            (line,) = errors()
+            assert "the thread 'Thread-" in line
+            assert "abandoned" in line
+            release.set()
+
+
 # From a handler
 
 
