@@ -64,12 +64,14 @@ class InTask(InProgress):
 class InThread(InProgress):
     """A request that a legacy handler serves in a thread."""
 
-    __slots__ = ("awaited", "loop_call", "name")
+    __slots__ = ("awaited", "ended", "loop_call", "name")
 
     def __init__(self, request: Any, client_address: Any, name: str, *, awaited: bool) -> None:
         super().__init__(request, client_address)
         self.name = name
         self.awaited = awaited
+        # Set by the thread, which may find that there is no loop to tell.
+        self.ended = False
         # What the thread waits for in `run_on_loop`.
         self.loop_call: Future[Any] | None = None
 
@@ -88,12 +90,21 @@ class InThread(InProgress):
 class InChild(InProgress):
     """A request that a legacy handler serves in a forked child."""
 
-    __slots__ = ("awaited", "pid")
+    __slots__ = ("awaited", "pid", "watch")
 
     def __init__(self, client_address: Any, pid: int, *, awaited: bool) -> None:
         super().__init__(None, client_address)
         self.pid = pid
         self.awaited = awaited
+        # The pidfd that tells of its end, and the loop that reads it.
+        self.watch: tuple[int, asyncio.AbstractEventLoop] | None = None
+
+    def end_watch(self) -> None:
+        if self.watch is not None:
+            (descriptor, loop), self.watch = self.watch, None
+            if not loop.is_closed():
+                loop.remove_reader(descriptor)
+            os.close(descriptor)
 
     def __repr__(self) -> str:
         return f"the child process {self.pid}"
@@ -141,6 +152,10 @@ class RequestsInProgress:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def forget_ended(self) -> None:
+        """Forget the threads that ended when there was no loop any more."""
+        self._requests = {r for r in self._requests if not (isinstance(r, InThread) and r.ended)}
 
     def awaited(self, exempt: Collection[InProgress]) -> list[InProgress]:
         """Those that a shutdown has to wait for."""

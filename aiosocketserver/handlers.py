@@ -7,6 +7,7 @@ from collections.abc import Generator
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from ._plain_socket import is_error_of
 from .addresses import AF_UNIX
 from .files import SocketReader, SocketWriter
 from .sockets import StreamSocket
@@ -51,7 +52,7 @@ class BaseRequestHandler:
         self.client_address = client_address
         self.server = server
         if server._checks_awaiting:
-            server._handler_made(self)
+            server._made_to_await(self)
 
     # Whether somebody has awaited this instance, for the server to tell who forgot.
     _awaited = False
@@ -64,8 +65,15 @@ class BaseRequestHandler:
         await self.setup()
         try:
             await self.handle()
-        finally:
-            await self.finish()
+        except BaseException:
+            try:
+                await self.finish()
+            except OSError as error:
+                # The client is gone too; what handle() raised is what has to be told.
+                if not is_error_of(error, self.request):
+                    raise
+            raise
+        await self.finish()
 
     async def setup(self) -> None:
         """Called before `handle`. May be overridden."""

@@ -54,6 +54,8 @@ class Listener:
     ) -> None:
         self._loop = loop
         self._socket = sock
+        # To be taken off the loop even if somebody has closed the socket under it.
+        self._descriptor = sock.fileno()
         self._get_request = get_request
         self._may_accept = may_accept
         self._on_request = on_request
@@ -78,7 +80,7 @@ class Listener:
         if self._stopped or self._drained is not None:
             return
         self._suspended = False
-        self._context.run(self._loop.add_reader, self._socket.fileno(), self._accept_batch)
+        self._context.run(self._loop.add_reader, self._descriptor, self._accept_batch)
         self._registered = True
 
     def resume(self) -> None:
@@ -131,7 +133,7 @@ class Listener:
 
     def _pause(self) -> None:
         if self._registered:
-            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_reader(self._descriptor)
             self._registered = False
 
     def _accept_batch(self) -> None:

@@ -90,15 +90,17 @@ class ThreadingMixIn(_Base):
         return None
 
     def _run_in_thread(self, entry: InThread) -> None:
-        loop = self._loop
-        assert loop is not None
         try:
             self.process_request_thread(entry.request, entry.client_address)
         finally:
+            entry.ended = True
+            # By now the server may serve on another loop than when this began.
+            loop = self._loop
+            assert loop is not None
             try:
                 loop.call_soon_threadsafe(self._requests.discard, entry, context=_EMPTY)
             except RuntimeError:
-                # The loop has ended, and with it everybody who would want to know.
+                # The loop has ended. If another one follows, it forgets the entry.
                 pass
 
     def _max_requests(self) -> int:

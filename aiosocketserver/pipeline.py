@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -20,9 +20,9 @@ from .statistics import Statistics
 
 logger = logging.getLogger("aiosocketserver")
 
-# The handlers that an overridden finish_request() has made.
-_handlers_made: ContextVar[list[BaseRequestHandler] | None] = ContextVar(
-    "aiosocketserver_handlers_made", default=None
+# What was made for an overridden finish_request() or process_request() to await.
+_to_await: ContextVar[list[BaseRequestHandler | Coroutine[Any, Any, None]] | None] = ContextVar(
+    "aiosocketserver_to_await", default=None
 )
 
 
@@ -165,10 +165,10 @@ class RequestPipeline(Bridge):
             else:
                 self.run_on_loop(finish)
 
-    def _handler_made(self, handler: BaseRequestHandler) -> None:
-        made = _handlers_made.get()
-        if made is not None:
-            made.append(handler)
+    def _made_to_await(self, made: BaseRequestHandler | Coroutine[Any, Any, None]) -> None:
+        to_await = _to_await.get()
+        if to_await is not None:
+            to_await.append(made)
 
     # Hooks
 
@@ -190,7 +190,10 @@ class RequestPipeline(Bridge):
         Returns an awaitable, or None when it is served elsewhere: ThreadingMixIn and
         ForkingMixIn override this.
         """
-        return self._process_request(request, client_address)
+        processing = self._process_request(request, client_address)
+        if self._checks_processing:
+            self._made_to_await(processing)
+        return processing
 
     async def _process_request(self, request: Any, client_address: Any) -> None:
         if self._checks_awaiting:
@@ -200,43 +203,44 @@ class RequestPipeline(Bridge):
         self.shutdown_request(request)
 
     async def _process_checked(self, request: Any, client_address: Any) -> None:
-        """Call an overridden process_request(), and see that no handler was dropped unawaited.
+        """Call an overridden process_request(), and see that it dropped nothing unawaited.
 
-        One that is kept may be awaited later, by another task.
+        What is kept may be awaited later, by another task.
         """
-        made: list[BaseRequestHandler] = []
-        token = _handlers_made.set(made)
+        made: list[BaseRequestHandler | Coroutine[Any, Any, None]] = []
+        token = _to_await.set(made)
         try:
             processing = self.process_request(request, client_address)
             if awaitable(processing):
                 await processing
             del processing
         finally:
-            _handlers_made.reset(token)
-        unawaited = [
-            (weakref.ref(handler), type(handler)) for handler in made if not handler._awaited
-        ]
+            _to_await.reset(token)
+        unawaited = [(weakref.ref(it), type(it)) for it in made if not _was_awaited(it)]
         made.clear()
-        for handler, handler_class in unawaited:
-            if handler() is None:
-                raise RuntimeError(
-                    f"{type(self).__qualname__}.process_request() did not await the "
-                    f"{handler_class.__qualname__} that finish_request() returned, so that it "
-                    "never ran: write `await self.finish_request(...)`"
-                )
+        for reference, kind in unawaited:
+            if reference() is not None:
+                continue
+            is_handler = issubclass(kind, BaseRequestHandler)
+            what = "self.finish_request" if is_handler else "super().process_request"
+            raise RuntimeError(
+                f"{type(self).__qualname__}.process_request() did not await the "
+                f"{kind.__qualname__} that {what}() returned, so that it never ran: write "
+                f"`await {what}(...)`"
+            )
 
     async def _finish_checked(self, request: Any, client_address: Any) -> None:
         """Call an overridden finish_request(), and see that the handler was awaited."""
-        made: list[BaseRequestHandler] = []
-        token = _handlers_made.set(made)
+        made: list[BaseRequestHandler | Coroutine[Any, Any, None]] = []
+        token = _to_await.set(made)
         try:
             result = self.finish_request(request, client_address)
             if awaitable(result):
                 await result
         finally:
-            _handlers_made.reset(token)
+            _to_await.reset(token)
         for handler in made:
-            if not handler._awaited:
+            if not _was_awaited(handler):
                 raise RuntimeError(
                     f"{type(self).__qualname__}.finish_request() made a "
                     f"{type(handler).__qualname__} and did not await it, so that it never "
@@ -284,6 +288,12 @@ class RequestPipeline(Bridge):
 
         May be a coroutine. An exception ends `serve_forever`.
         """
+
+
+def _was_awaited(made: BaseRequestHandler | Coroutine[Any, Any, None]) -> bool:
+    if isinstance(made, BaseRequestHandler):
+        return made._awaited
+    return inspect.getcoroutinestate(made) != inspect.CORO_CREATED
 
 
 def _is_of_this_package(function: object) -> bool:

@@ -182,6 +182,7 @@ class BaseServer(RequestPipeline):
         if self._loop is not loop:
             self._loop = loop
             self._thread_slots = None
+            self._requests.forget_ended()
             self._loop_changed(loop)
         self._loop_thread = threading.get_ident()
         self._kind = handler_kind(self.RequestHandlerClass, mix_in=self._runs_legacy)
@@ -210,6 +211,13 @@ class BaseServer(RequestPipeline):
         return self._shutdown(self.shutdown_timeout if timeout is _OWN_TIMEOUT else timeout)
 
     async def _shutdown(self, timeout: float | None) -> None:
+        await self._end_requests(timeout)
+        if self._ended is None:
+            await self._raise_fatal()
+        elif not self._ended.done():
+            self._ended.set_result(None)
+
+    async def _end_requests(self, timeout: float | None) -> None:
         request = current.get()
         if request is not None:
             self._shutting_down.add(request)
@@ -221,11 +229,6 @@ class BaseServer(RequestPipeline):
             if request is not None:
                 self._shutting_down.discard(request)
         self._threads.end_idle()
-        if self._ended is not None:
-            if not self._ended.done():
-                self._ended.set_result(None)
-        else:
-            await self._raise_fatal()
 
     async def _all_gone(self, timeout: float | None) -> bool:
         """Accept what still waits, then wait for the end of all; False after `timeout` seconds."""
@@ -342,10 +345,13 @@ class BaseServer(RequestPipeline):
             self._ended.set_result(None)
 
     async def _raise_fatal(self) -> None:
-        if self._fatal is not None:
-            error, self._fatal = self._fatal, None
-            await self._shutdown(self.shutdown_timeout)
-            raise error
+        # The first one, if the end brings more of them.
+        error = self._fatal
+        if error is not None:
+            await self._end_requests(self.shutdown_timeout)
+            if self._fatal is error:
+                self._fatal = None
+                raise error
 
     # Hooks of the server's own socket
 

@@ -365,6 +365,30 @@ async def test_an_exit_without_serve_forever_is_raised_by_shutdown() -> None:
     server.server_close()
 
 
+async def test_the_first_of_several_exits_is_raised() -> None:
+    class Leaving(BaseRequestHandler):
+        async def handle(self) -> None:
+            await self.request.sendall(b"?")
+            raise SystemExit((await self.request.recv(10)).decode())
+
+    async with (
+        TCPServer(LOCALHOST, Leaving) as server,
+        client_of(server.server_address) as one,
+        client_of(server.server_address) as two,
+    ):
+        serving = asyncio.create_task(_raised_by(server))
+        for client in (one, two):
+            assert await client.receive(1) == b"?"
+        for client, word in ((one, b"first"), (two, b"second")):
+            assert not serving.done()
+            await client.send(word)
+            client.finish()
+            assert await client.receive_all() == b""
+        error = await serving
+        assert isinstance(error, SystemExit)
+        assert error.code == "first"
+
+
 async def test_an_exit_in_handle_request_is_raised_by_it() -> None:
     async with TCPServer(LOCALHOST, Exiting) as server:
         asking = asyncio.create_task(ask(server.server_address))
@@ -454,6 +478,11 @@ class CoroutineProcessForgets(TCPServer):
         self.shutdown_request(request)
 
 
+class SuperProcessForgets(TCPServer):
+    async def process_request(self, request: Any, client_address: Any) -> None:
+        super().process_request(request, client_address)
+
+
 class VerifyForgets(TCPServer):
     async def verify_request(self, request: Any, client_address: Any) -> bool:
         return self.refused()  # type: ignore[return-value]
@@ -469,6 +498,11 @@ class VerifyForgets(TCPServer):
         (PlainFinishForgets, "did not await it"),
         (ProcessForgets, "did not await the Answering"),
         (CoroutineProcessForgets, "did not await the Answering"),
+        pytest.param(
+            SuperProcessForgets,
+            "write `await super().process_request(...)`",
+            marks=pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+        ),
         pytest.param(
             VerifyForgets,
             "should have awaited",

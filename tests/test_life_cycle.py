@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import gc
+import socketserver
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from aiosocketserver import BaseRequestHandler, BaseServer, TCPServer
+from aiosocketserver import BaseRequestHandler, BaseServer, TCPServer, ThreadingTCPServer
 from tests.support import ask, client_of
 
 LOCALHOST = ("127.0.0.1", 0)
@@ -366,6 +368,43 @@ def test_a_server_is_closed_after_its_loop(
         runner.run(server.start_serving())
     server.server_close()
     assert server.fileno() == -1
+
+
+def test_a_thread_that_outlives_its_loop_takes_no_room_on_the_next(
+    fresh_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    release = threading.Event()
+    threads: list[threading.Thread] = []
+
+    class Legacy(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            threads.append(threading.current_thread())
+            self.request.sendall(b"!")
+            release.wait()
+
+    server = ThreadingTCPServer(LOCALHOST, Legacy, max_threads=1, reuse_threads=False)
+
+    async def serve() -> None:
+        await server.start_serving()
+        async with client_of(server.server_address) as client:
+            assert await client.receive(1) == b"!"
+
+    for _ in range(3):
+        release.clear()
+        with asyncio.Runner(loop_factory=fresh_loop) as runner:
+            runner.run(serve())
+        release.set()
+        threads[-1].join()
+    server.server_close()
+
+
+async def test_a_socket_closed_under_the_server_leaves_nothing_on_the_loop() -> None:
+    async with TCPServer(LOCALHOST, Upper) as server:
+        await server.start_serving()
+        server.socket.close()
+    async with TCPServer(LOCALHOST, Upper) as server:
+        await server.start_serving()
+        assert await ask(server.server_address, b"a") == b"A"
 
 
 async def test_one_server_on_two_loops_at_once_is_an_error() -> None:
