@@ -150,7 +150,11 @@ class Listener:
                 self._short = False
                 break
             except OSError as error:
-                if error.errno in CAPACITY_ERRNOS or not is_listening(self._socket):
+                listening = is_listening(self._socket)
+                if not listening and self._drained is not None:
+                    # Whoever waited there was turned away already.
+                    break
+                if error.errno in CAPACITY_ERRNOS or not listening:
                     self._log_shortage(error)
                     self._back_off_from_accepting()
                     return

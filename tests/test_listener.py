@@ -339,6 +339,15 @@ async def test_drain_waits_for_the_end_of_a_back_off(backlog: Backlog) -> None:
     assert backlog.taken == [1]
 
 
+async def test_drain_ends_when_nobody_listens_any_more(
+    backlog: Backlog, listening: socket.socket
+) -> None:
+    listening.close()
+    backlog.script = [OSError(errno.EBADF, "closed"), 1]
+    await backlog.listener.drain(5)
+    assert backlog.taken == []
+
+
 async def test_drain_ends_at_sys_exit_in_get_request(backlog: Backlog) -> None:
     backlog.script = [1, SystemExit(), 2]
     await backlog.listener.drain(5)
