@@ -175,7 +175,7 @@ class StreamSocket(SendingSide):
         them now, the sending side is shut down as soon as it has.
         """
         try:
-            if how == socket.SHUT_RD or self._sock is CLOSED:
+            if how not in (socket.SHUT_WR, socket.SHUT_RDWR) or self._sock is CLOSED:
                 self._sock.shutdown(how)
                 return
             if how == socket.SHUT_RDWR:

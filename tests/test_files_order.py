@@ -1,6 +1,7 @@
 """Joined writes belong to the socket: whatever else is sent on it, order is call order."""
 
 import asyncio
+import errno
 import io
 import socket
 from collections.abc import Awaitable, Callable
@@ -103,6 +104,42 @@ async def test_shutdown_during_sendall_without_anything_behind_it() -> None:
         connection.shutdown(socket.SHUT_WR)
         assert await peer.receive_all() == b"a" * 50_000
         await sending
+
+
+async def test_other_kinds_of_shutdown_leave_the_sending_side_open() -> None:
+    async with connected() as (connection, peer):
+        wfile = SocketWriter(connection)
+        connection.shutdown(socket.SHUT_RD)
+        with pytest.raises(OSError, match="Invalid argument"):
+            connection.shutdown(5)
+        await wfile.write(b"open")
+        assert await peer.receive(4) == b"open"
+
+
+class FailsToShutDown(socket.socket):
+    def shutdown(self, how: int) -> None:
+        raise OSError(errno.ENOTCONN, "not connected")
+
+
+async def test_error_of_a_shutdown_that_came_later_is_raised_by_the_next_flush() -> None:
+    ours, theirs = small_pair()
+    async with connected((FailsToShutDown(fileno=ours.detach()), theirs)) as (connection, peer):
+        wfile = SocketWriter(connection)
+        await wfile.write(PENDING)
+        connection.shutdown(socket.SHUT_WR)
+        assert await peer.receive(len(PENDING)) == PENDING
+        with pytest.raises(OSError, match="not connected"):
+            await wfile.flush()
+
+
+async def test_shutdown_of_a_connection_whose_pending_writes_fail() -> None:
+    async with connected(small_pair()) as (connection, peer):
+        wfile = SocketWriter(connection)
+        await wfile.write(PENDING)
+        connection.shutdown(socket.SHUT_WR)
+        peer.sock.close()
+        with pytest.raises(BrokenPipeError):
+            await wfile.flush()
 
 
 @pytest.mark.parametrize("pending", [b"pending", PENDING])
