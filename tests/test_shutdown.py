@@ -96,7 +96,7 @@ async def test_connections_in_the_backlog_are_served_before_the_end(count: int) 
     server = TCPServer(LOCALHOST, Upper, request_queue_size=count - 1)
     async with server:
         await server.start_serving()
-        clients = [socket.create_connection(server.server_address) for _ in range(count)]
+        clients = [socket.create_connection(server.server_address, 5) for _ in range(count)]
         for client in clients:
             client.sendall(b"a")
             client.shutdown(socket.SHUT_WR)
