@@ -154,8 +154,9 @@ class BaseServer(RequestPipeline):
     async def start_serving(self) -> None:
         """Accept in the background, and return when ready. Again, it does nothing.
 
-        Raises RuntimeError after `server_close`, on another loop than the one it is
-        serving on, and on a loop that cannot watch sockets.
+        Raises RuntimeError after `server_close`, before `server_activate`, while
+        `handle_request` waits, on another loop than the one it is serving on, and on a
+        loop that cannot watch sockets.
         """
         loop = asyncio.get_running_loop()
         if self._serving and loop is not self._loop:
