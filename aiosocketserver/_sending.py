@@ -113,15 +113,19 @@ class SendingSide(PlainSocket):
             return
         self._begin_sending()
         try:
-            deadline = self._deadline()
-            while sent != len(rest):
-                if sent is None:
-                    await self._output(deadline)
-                else:
-                    rest = memoryview(rest)[sent:]
-                sent = self._try_send(self._sock.send, rest, flags)
+            await self._send_rest(rest, sent, flags)
         finally:
             self._end_sending()
+
+    async def _send_rest(self, rest: bytes | memoryview, sent: int | None, flags: int) -> None:
+        """Send what the first try, which took `sent` bytes, has left of `rest`."""
+        deadline = self._deadline()
+        while sent != len(rest):
+            if sent is None:
+                await self._output(deadline)
+            else:
+                rest = memoryview(rest)[sent:]
+            sent = self._try_send(self._sock.send, rest, flags)
 
     async def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
         """Send a file opened in binary mode, from `offset`, at most `count` bytes; how many.
@@ -169,16 +173,20 @@ class SendingSide(PlainSocket):
         return os.sendfile(self._sock.fileno(), file.fileno(), offset, count)
 
     async def _send_blocks(self, file: IO[bytes], offset: int, count: int | None) -> int:
-        if offset:
-            file.seek(offset)
         total = 0
-        while count is None or total < count:
-            size = WRITE_LIMIT if count is None else min(WRITE_LIMIT, count - total)
-            if not (block := file.read(size)):
-                break
-            await self.sendall(block)
-            total += len(block)
-        return total
+        self._begin_sending()
+        try:
+            if offset:
+                file.seek(offset)
+            while count is None or total < count:
+                size = WRITE_LIMIT if count is None else min(WRITE_LIMIT, count - total)
+                if not (block := file.read(size)):
+                    break
+                await self._send_rest(block, self._try_send(self._sock.send, block, 0), 0)
+                total += len(block)
+            return total
+        finally:
+            self._end_sending()
 
     def _check_sendable(self) -> None:
         if self._sending:

@@ -245,6 +245,24 @@ async def test_what_others_write_during_a_sendall_comes_after_it() -> None:
         await asyncio.gather(sending, large, flushing)
 
 
+async def test_nothing_comes_between_the_blocks_of_a_file() -> None:
+    async with connected(small_pair()) as (connection, peer):
+        wfile = SocketWriter(connection)
+        content = b"f" * 300_000
+        sending = asyncio.create_task(connection.sendfile(io.BytesIO(content)))
+        await turns()
+        await wfile.write(b"<behind>")
+        received = b""
+        while not sending.done():
+            received += await peer.receive(1000)
+            if len(received) < 290_000:
+                with pytest.raises(RuntimeError, match="another task is sending"):
+                    await connection.sendall(b"second")
+        assert await sending == 300_000
+        received += await peer.receive(300_008 - len(received))
+        assert received == content + b"<behind>"
+
+
 # What is cancelled or times out
 
 
