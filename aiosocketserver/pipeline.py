@@ -119,6 +119,8 @@ class RequestPipeline(Bridge):
                 self.shutdown_request(request)
             except Exception:
                 logger.exception("shutdown_request() failed")
+            except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
+                self._stop_because_of(exit_)
 
     def _stop_because_of(self, error: BaseException) -> None:
         """SystemExit or KeyboardInterrupt in a handler: the server has to end."""

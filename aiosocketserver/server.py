@@ -362,11 +362,14 @@ class BaseServer(RequestPipeline):
     def server_close(self) -> None:
         """Stop accepting and let go of the socket; requests in progress go on.
 
-        Never waits on the loop's thread: `shutdown` does. May be overridden.
+        A `serve_forever` that waits returns. Never waits on the loop's thread:
+        `shutdown` does. May be overridden.
         """
         self._stop_accepting()
         self._closed = True
         self._threads.end_idle()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
 
     def fileno(self) -> int:
         """The descriptor of the listening socket. May be overridden."""

@@ -125,3 +125,22 @@ async def test_an_exit_in_handle_request_is_raised_by_it() -> None:
         with pytest.raises(SystemExit, match="5"):
             await server.handle_request()
         assert await asking == b""
+
+
+async def test_an_exit_while_a_failed_request_is_shut_down_is_raised_too() -> None:
+    class Failing(BaseRequestHandler):
+        async def handle(self) -> None:
+            raise Leaving
+
+    class Server(TCPServer):
+        def shutdown_request(self, request: Any) -> None:
+            super().shutdown_request(request)
+            raise SystemExit(5)
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            assert self.statistics.handlers_failed == 1
+
+    async with Server(LOCALHOST, Failing) as server:
+        serving = asyncio.create_task(_raised_by(server))
+        assert await ask(server.server_address) == b""
+        assert isinstance(await serving, SystemExit)

@@ -395,3 +395,12 @@ async def test_a_server_can_be_started_from_a_handler_of_another() -> None:
         await outer.start_serving()
         assert await ask(outer.server_address) == b""
         assert await ask(inner.server_address) == b"here"
+
+
+async def test_serve_forever_returns_when_the_server_is_closed() -> None:
+    async with TCPServer(LOCALHOST, Upper) as server:
+        serving = asyncio.create_task(server.serve_forever())
+        assert await ask(server.server_address, b"a") == b"A"
+        server.server_close()
+        async with asyncio.timeout(5):
+            await serving
