@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import select
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 from aiosocketserver.lingering import LingeringSockets
@@ -111,3 +111,17 @@ def small_pair() -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     return ours, theirs
+
+
+def arrived(peer: Peer) -> bytes:
+    """What the kernel has for the peer at this moment."""
+    try:
+        return peer.sock.recv(1024 * 1024)
+    except BlockingIOError:
+        return b""
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Turn the loop until `condition()` is true, where no event tells."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0)

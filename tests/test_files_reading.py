@@ -10,7 +10,7 @@ from aiosocketserver import TCPServer
 from aiosocketserver.files import SocketReader
 from aiosocketserver.handlers import StreamRequestHandler
 from aiosocketserver.sockets import StreamSocket
-from tests.support import Peer, client_of, connected, tcp_pair
+from tests.support import Peer, client_of, connected, tcp_pair, until
 
 Connection = tuple[SocketReader, Peer, StreamSocket]
 
@@ -91,11 +91,6 @@ async def test_cancelled_read_keeps_what_had_arrived(pair: Connection, name: str
             await task
         await peer.send(block[cut:])
         assert await method(rfile) == block
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110, nothing tells when a segment was taken
-        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("name", METHODS)
