@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Iterable
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from ._plain_socket import PlainSocket
 from ._send_queue import SendQueue
@@ -192,7 +192,7 @@ class SendingSide(PlainSocket):
         if self._sending:
             raise self._in_use("sending on")
         if self._write_error is not None or self._half_close_requested:
-            self._check_writable()
+            self._refuse_to_send()
 
     def _begin_sending(self) -> None:
         self._check_sendable()
@@ -211,13 +211,12 @@ class SendingSide(PlainSocket):
         elif self._half_close_requested:
             self._half_close()
 
-    def _check_writable(self) -> None:
+    def _refuse_to_send(self) -> NoReturn:
         if self._write_error is not None:
             # Each caller gets an error of its own: one object raised twice would
             # gather the tracebacks of both.
             raise self._mark(OSError(*self._write_error.args)) from self._write_error
-        if self._half_close_requested:
-            raise self._mark(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+        raise self._mark(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
     def _try_send(self, send: Callable[..., int], *args: Any) -> int | None:
         """The result of one system call, or None when it is time to wait.
@@ -244,7 +243,7 @@ class SendingSide(PlainSocket):
 
     def _check_broken(self) -> None:
         if self._write_error is not None:
-            self._check_writable()
+            self._refuse_to_send()
 
     def _output(self, deadline: float | None) -> Awaitable[None]:
         """What to await before another try to send."""
@@ -320,7 +319,7 @@ class SendingSide(PlainSocket):
         if self._sock is CLOSED:
             raise self._mark(OSError(errno.EBADF, os.strerror(errno.EBADF)))
         if self._write_error is not None or self._half_close_requested:
-            self._check_writable()
+            self._refuse_to_send()
         block = data if type(data) is bytes else bytes(memoryview(data))
         pending = self._queue.append(block)
         self._credit -= len(block) + LINE_COST

@@ -167,6 +167,11 @@ class DatagramRequestHandler(BaseRequestHandler):
 
     async def setup(self) -> None:
         """Make the files. An override calls this first."""
+        if isinstance(self.request, StreamSocket):
+            raise TypeError(
+                f"{type(self).__qualname__} is a DatagramRequestHandler and needs a datagram "
+                f"server, not {type(self.server).__qualname__}"
+            )
         self.packet, self.socket = self.request
         self.rfile = BytesIO(self.packet)
         self.wfile = BytesIO()

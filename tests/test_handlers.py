@@ -328,3 +328,21 @@ async def test_datagram_files_work_on_unix_sockets(tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
             client.bind(str(tmp_path / "c"))
             assert await asked(client, server.server_address, b"one\ntwo") == b"ONE\nowt"
+
+
+async def test_a_datagram_handler_on_a_stream_server_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Handler(DatagramRequestHandler):
+        async def handle(self) -> None:
+            pass
+
+    async with TCPServer(("127.0.0.1", 0), Handler) as server:
+        await server.start_serving()
+        reader, writer = await asyncio.open_connection(*server.server_address)
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+    (record,) = caplog.records
+    assert record.exc_info
+    assert "needs a datagram server, not TCPServer" in str(record.exc_info[1])
