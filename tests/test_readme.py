@@ -1,0 +1,256 @@
+"""README.md does what it says: its quick start word for word, and every other Python block."""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aiosocketserver
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+TIMEOUT = 20
+# A port of the README; tests put another in its place, for two may run at once.
+PORT = re.compile(r"\b999[0-9]\b")
+
+
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    text = re.split(rf"^##+ {re.escape(title)}$", README, flags=re.MULTILINE)[1]
+    return re.split(r"^##", text, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def namespace_of(title: str) -> dict[str, Any]:
+    """What the Python block of a section defines, with its ports made 0 and its paths relative."""
+    [block] = blocks("python", section(title))
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    source = PORT.sub("0", block).replace("/tmp/", "")
+    exec(compile(source, f"README.md, {title}", "exec"), namespace)
+    return namespace
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A shell's, where python3 is this Python and pip builds with what is installed for the tests.
+
+    pip would else download the build backend; all that the commands say happens as it says.
+    """
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    python3 = programs / "python3"
+    python3.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python3.chmod(0o755)
+    backend = subprocess.run(
+        [sys.executable, "-c", "import hatchling; print(*hatchling.__path__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    return {
+        "HOME": str(tmp_path),
+        "PATH": os.pathsep.join([str(programs), os.environ["PATH"]]),
+        "PYTHONPATH": str(Path(backend).parent),
+        "PYTHONUNBUFFERED": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INDEX": "1",
+        # pip's name for it is a negative, and so 0 is what turns the isolation off.
+        "PIP_NO_BUILD_ISOLATION": "0",
+    }
+
+
+def test_quick_start_works_word_for_word(
+    environment: dict[str, str], tmp_path: Path, require_program: Callable[[str], str]
+) -> None:
+    require_program("nc")
+    install, start, talk = blocks("sh", section("Quick start"))
+    [server] = blocks("python", section("Quick start"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    server, talk = server.replace("9999", port), talk.replace("9999", port)
+
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    for name in ("aiosocketserver", "compat"):
+        shutil.copytree(
+            ROOT / name,
+            checkout / name,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    subprocess.run(["sh", "-e", "-c", install], cwd=checkout, env=environment, check=True)
+    del environment["PYTHONPATH"]
+
+    # In another folder, so that what was installed is what is imported.
+    (tmp_path / "server.py").write_text(server)
+    shell = f". {checkout}/venv/bin/activate\nexec {start}"
+    with contextlib.ExitStack() as stack:
+        serving = stack.enter_context(
+            subprocess.Popen(
+                ["sh", "-e", "-c", shell],
+                cwd=tmp_path,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        stack.callback(serving.kill)
+        assert serving.stdout is not None
+        assert serving.stdout.readline() == f"serving on ('127.0.0.1', {port})\n"
+        client = stack.enter_context(
+            subprocess.Popen(
+                ["sh", "-c", f"exec {talk}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+            )
+        )
+        stack.callback(client.kill)
+        assert client.stdin is not None
+        assert client.stdout is not None
+        for line in ("one\n", "two\n"):
+            client.stdin.write(line)
+            assert client.stdout.readline() == line
+        client.kill()
+        client.wait(TIMEOUT)
+        serving.send_signal(signal.SIGINT)
+        _, errors = serving.communicate(timeout=TIMEOUT)
+        assert errors.splitlines()[-1] == "KeyboardInterrupt"
+
+
+async def talk(server: aiosocketserver.TCPServer, *texts: bytes) -> list[bytes]:
+    """What a client of a stream server gets for each text that it sends."""
+    await server.start_serving()
+    if server.address_family == socket.AF_UNIX:
+        reader, writer = await asyncio.open_unix_connection(server.server_address)
+    else:
+        reader, writer = await asyncio.open_connection(*server.server_address)
+    answers = []
+    for text in texts:
+        writer.write(text)
+        answers.append(await reader.readline())
+    writer.close()
+    await writer.wait_closed()
+    return answers
+
+
+async def test_legacy_handler_and_its_migrated_form_answer_alike() -> None:
+    names = namespace_of("Legacy handlers, in threads")
+    address = ("127.0.0.1", 0)
+    async with aiosocketserver.ThreadingTCPServer(address, names["Legacy"]) as server:
+        assert await talk(server, b"one\n", b"two\n") == [b"one\n", b"two\n"]
+    async with aiosocketserver.TCPServer(address, names["Migrated"]) as server:
+        assert await talk(server, b"one\n", b"two\n") == [b"one\n", b"two\n"]
+
+
+async def test_two_servers_on_one_loop_serve_until_they_are_cancelled() -> None:
+    main = asyncio.create_task(namespace_of("Legacy handlers, in threads")["main"]())
+    # One turn of the loop, in which both begin to serve, and one in which they would fail.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not main.done()
+    main.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await main
+
+
+async def test_crossing_from_the_loop_to_a_thread() -> None:
+    names = namespace_of("From the loop to a thread, and back")
+    async with aiosocketserver.TCPServer(("127.0.0.1", 0), names["Coroutine"]) as server:
+        assert await talk(server, b"one\n", b"two\n") == [b"ONE\n", b"TWO\n"]
+
+
+async def test_crossing_from_a_thread_to_the_loop() -> None:
+    names = namespace_of("From the loop to a thread, and back")
+    async with aiosocketserver.ThreadingTCPServer(("127.0.0.1", 0), names["Legacy"]) as server:
+        serving = asyncio.create_task(server.serve_forever())
+        assert await talk(server, b"one\n", b"stop\n") == [b"one\n", b""]
+        await serving
+
+
+async def test_datagrams() -> None:
+    names = namespace_of("Datagrams")
+    twice = aiosocketserver.UDPServer(("127.0.0.1", 0), names["Twice"])
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setblocking(False)
+        async with names["server"] as upper, twice:
+            for server, answers in ((upper, [b"ONE"]), (twice, [b"one", b"one"])):
+                await server.start_serving()
+                client.sendto(b"one", server.server_address)
+                for answer in answers:
+                    assert await loop.sock_recv(client, 100) == answer
+            assert (upper.statistics.datagrams_dropped, upper.datagrams_dropped_by_kernel) in (
+                (0, 0),
+                (0, None),
+            )
+
+
+async def test_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with namespace_of("Unix sockets")["server"] as server:
+        assert await talk(server, b"one\n") == [b"one\n"]
+    assert not (tmp_path / "echo.sock").exists()
+
+
+def test_no_python_block_is_left_out() -> None:
+    tested = ["Quick start", "Legacy handlers, in threads", "From the loop to a thread, and back"]
+    tested += ["Datagrams", "Unix sockets"]
+    assert blocks("python", README) == [blocks("python", section(title))[0] for title in tested]
+
+
+def value_of(cell: str) -> object:
+    """The default that a cell of the options table tells: `True` on TCP, 64 KiB, 1024."""
+    word, *rest = re.split(r"[ :]+", cell.replace("`", ""))
+    if word in ("True", "False", "None"):
+        return {"True": True, "False": False, "None": None}[word]
+    return int(word) * {"KiB": 2**10, "MiB": 2**20}.get(rest[0] if rest else "", 1)
+
+
+def test_options_table_has_every_option_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section("Options"), re.MULTILINE))
+    assert sorted(rows) == sorted(aiosocketserver.ServerOptions.__annotations__)
+    del rows["address_family"]
+    servers = [
+        aiosocketserver.ThreadingTCPServer,
+        aiosocketserver.ForkingTCPServer,
+        aiosocketserver.UDPServer,
+    ]
+    for name, cell in rows.items():
+        server = next(server for server in servers if hasattr(server, name))
+        assert value_of(cell) == getattr(server, name), name
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("benchmarks/*.md")]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text())
+        if "://" not in link
+    ]
+    assert links
+    assert [(page, link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_page_that_the_code_refers_to_is_there() -> None:
+    package = [*ROOT.glob("aiosocketserver/*.py"), *ROOT.glob("compat/*.py")]
+    pages = {page for path in package for page in re.findall(r"docs/[\w/-]+\.md", path.read_text())}
+    assert pages
+    assert {page for page in pages if not (ROOT / page).exists()} == set()
