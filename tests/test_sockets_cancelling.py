@@ -236,7 +236,7 @@ class CancelAt:
         elif self._when == "soon":
             loop.call_soon(task.cancel)
         else:
-            loop.call_soon(loop.call_soon, task.cancel)
+            loop.call_soon(lambda: loop.call_soon(task.cancel))
 
 
 MESSAGES = [bytes([65 + n]) * size for n, size in enumerate([1, 30_000, 7, 300_000, 1, 120_000])]

@@ -5,12 +5,13 @@ import errno
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from aiosocketserver._plain_socket import is_error_of
-from tests.support import connected, fill, tcp_pair, wait_until_readable
+from tests.support import connected, fill, tcp_pair, until, wait_until_readable
 
 
 async def test_recv_returns_what_has_arrived() -> None:
@@ -314,6 +315,9 @@ class Registrations:
         monkeypatch.setattr(loop, "add_reader", counting_add)
         monkeypatch.setattr(loop, "remove_reader", counting_remove)
 
+    def called_more_than(self, times: int) -> bool:
+        return self.called > times
+
 
 async def test_the_reader_stays_registered_over_many_waits(
     monkeypatch: pytest.MonkeyPatch,
@@ -329,11 +333,9 @@ async def test_the_reader_stays_registered_over_many_waits(
         echoing = asyncio.create_task(echo())
         await asyncio.sleep(0)
         # Not with loop.sock_recv, which would be counted.
-        for _ in range(20):
-            called = registrations.called
+        for n in range(20):
             peer.sock.send(b"ping")
-            while registrations.called == called:
-                await asyncio.sleep(0)
+            await until(partial(registrations.called_more_than, n))
             assert peer.sock.recv(100) == b"ping"
         assert (registrations.added, registrations.removed) == (1, 0)
         assert registrations.called >= 20

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aiosocketserver.files import SocketWriter
 from aiosocketserver._plain_socket import is_error_of
-from tests.support import connected, fill
+from aiosocketserver.files import SocketWriter
+from tests.support import connected, fill, until
 
 # More than a connection holds in its kernel buffers.
 CONTENT = os.urandom(3_000_000)
@@ -79,8 +79,7 @@ async def test_the_position_is_behind_what_was_sent_also_when_cancelled(path: Pa
     async with connected() as (request, peer):
         with path.open("rb") as file:
             sending = asyncio.create_task(request.sendfile(file))
-            while not request._writer_registered:
-                await asyncio.sleep(0)
+            await until(lambda: request._writer_registered)
             sending.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await sending
@@ -103,10 +102,11 @@ async def test_a_file_in_memory(offset: int, count: int | None) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/proc/version"), reason="there is no /proc")
 async def test_a_file_that_says_it_is_empty_and_is_not() -> None:
-    content = Path("/proc/version").read_bytes()
-    assert os.stat("/proc/version").st_size == 0
     async with connected() as (request, peer):
         with open("/proc/version", "rb") as file:
+            assert os.fstat(file.fileno()).st_size == 0
+            content = file.read()
+            file.seek(0)
             assert await request.sendfile(file) == len(content)
         assert await peer.receive(len(content)) == content
 

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from aiosocketserver.files import SocketWriter
 from aiosocketserver._plain_socket import is_error_of
+from aiosocketserver.files import SocketWriter
 from aiosocketserver.sockets import StreamSocket
-from tests.support import connected, fill, tcp_pair
+from tests.support import connected, fill, tcp_pair, until
 
 # More than a connection holds in its kernel buffers.
 LARGE = 4_000_000
@@ -241,8 +241,7 @@ async def test_a_peer_that_has_closed_is_a_broken_pipe_of_the_connection(send: S
 async def test_a_reset_under_a_waiting_sendall_is_an_error_of_the_connection() -> None:
     async with connected(tcp_pair()) as (request, peer):
         sent = asyncio.create_task(request.sendall(bytes(50_000_000)))
-        while not request._writer_registered:
-            await asyncio.sleep(0)
+        await until(lambda: request._writer_registered)
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.sock.close()
         with pytest.raises((ConnectionResetError, BrokenPipeError)) as caught:
@@ -254,8 +253,7 @@ async def test_a_reset_under_pending_bytes_is_told_to_who_waits_and_to_who_write
     async with connected(tcp_pair()) as (request, peer):
         writer = SocketWriter(request)
         written = asyncio.create_task(writer.write(bytes(50_000_000)))
-        while not request._writer_registered:
-            await asyncio.sleep(0)
+        await until(lambda: request._writer_registered)
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.sock.close()
         for failing in (written, writer.write(b"x"), writer.flush(), request.sendall(b"x")):
