@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, ClassVar
@@ -239,7 +240,9 @@ async def test_instant_handlers_share_a_task(client: socket.socket) -> None:
     class Instant(Handler):
         async def handle(self) -> None:
             # Not its name, which a task that starts eagerly is given only then (3.13.0).
-            tasks.append(asyncio.current_task())
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.append(weakref.ref(task))
             await self.reply(b"done")
 
     async with aiosocketserver.UDPServer(("127.0.0.1", 0), Instant) as server:
