@@ -107,9 +107,14 @@ class DatagramDispatcher:
         self._ended = True
         self._statistics.datagrams_dropped += len(self._queue)
         self._queue.clear()
+        self._tell_drained()
         if not self._loop.is_closed():
             for waiter in self._idle:
                 self._loop.call_soon(waiter.resume)
+
+    def _tell_drained(self) -> None:
+        if not self._queue and self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     def room_made(self) -> None:
         """A request has ended: another one may take its place, on the next turn."""
@@ -177,9 +182,8 @@ class DatagramDispatcher:
                 entry.task = task
                 current.set(entry)
                 before = copy_context()
-                if not self._queue and self._drained is not None and not self._drained.done():
-                    self._drained.set_result(None)
                 self._requests.add(entry)
+                self._tell_drained()
                 try:
                     await self._serve(entry.request, entry.client_address)
                 finally:
