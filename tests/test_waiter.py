@@ -1,0 +1,298 @@
+"""The awaitable behind every wait for a socket, and its time-outs, with exact times."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from aiosocketserver._waiter import GIVE_WAY, Waiter, WaitTimeout
+
+
+async def wait(waiter: Waiter) -> str:
+    await waiter
+    return "resumed"
+
+
+async def test_a_task_is_resumed_inside_the_callback() -> None:
+    loop = asyncio.get_running_loop()
+    waiter = Waiter(loop)
+    ran: list[str] = []
+
+    async def handle() -> None:
+        await waiter
+        ran.append("task")
+
+    def callback() -> None:
+        assert waiter.resume()
+        ran.append("callback")
+
+    task = asyncio.create_task(handle())
+    await asyncio.sleep(0)
+    assert waiter.waiting
+    loop.call_soon(callback)
+    await task
+    assert ran == ["task", "callback"]
+    assert not waiter.waiting
+
+
+async def test_it_serves_one_wait_after_another() -> None:
+    loop = asyncio.get_running_loop()
+    waiter = Waiter(loop)
+    for _ in range(3):
+        task = asyncio.create_task(wait(waiter))
+        await asyncio.sleep(0)
+        loop.call_soon(waiter.resume)
+        assert await task == "resumed"
+
+
+async def test_nobody_waiting_is_told() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    assert not waiter.waiting
+    assert not waiter.resume()
+    assert not waiter.fail(LookupError())
+    assert not waiter.cancel()
+    # And none of it is kept for the next wait.
+    task = asyncio.create_task(wait(waiter))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(waiter.resume)
+    assert await task == "resumed"
+
+
+async def test_a_failure_is_raised_on_the_next_turn_also_from_inside_another_task() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    task = asyncio.create_task(wait(waiter))
+    await asyncio.sleep(0)
+    assert waiter.fail(LookupError("because"))
+    assert not task.done()
+    assert not waiter.waiting
+    with pytest.raises(LookupError, match="because"):
+        await task
+
+
+async def test_the_first_to_wake_a_task_wins() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    task = asyncio.create_task(wait(waiter))
+    await asyncio.sleep(0)
+    assert waiter.fail(LookupError("first"))
+    assert not waiter.fail(LookupError("second"))
+    assert not waiter.resume()
+    with pytest.raises(LookupError, match="first"):
+        await task
+
+
+async def test_a_cancel_wins_over_a_failure_that_came_before_it() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    task = asyncio.create_task(wait(waiter))
+    await asyncio.sleep(0)
+    waiter.fail(LookupError("lost"))
+    task.cancel("because")
+    with pytest.raises(asyncio.CancelledError, match="because"):
+        await task
+    # The failure was that wait's, not the next one's.
+    task = asyncio.create_task(wait(waiter))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(waiter.resume)
+    assert await task == "resumed"
+
+
+@pytest.mark.parametrize("message", [None, "because"])
+async def test_a_cancel_is_delivered_with_its_message(message: str | None) -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    task = asyncio.create_task(wait(waiter))
+    await asyncio.sleep(0)
+    task.cancel(message) if message else task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert caught.value.args == ((message,) if message else ())
+
+
+async def test_a_task_that_was_cancelled_before_it_waits_does_not_wait() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+
+    async def handle() -> None:
+        task.cancel("because")
+        await waiter
+
+    task = asyncio.create_task(handle())
+    await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError, match="because"):
+        await task
+
+
+async def test_a_callback_added_without_a_context_gets_a_copy_of_the_current_one() -> None:
+    var = contextvars.ContextVar("var", default="unset")
+    waiter = Waiter(asyncio.get_running_loop())
+    found: list[str] = []
+    var.set("before")
+    waiter.add_done_callback(lambda _: found.append(var.get()))
+    var.set("after")
+    waiter.resume()
+    assert found == ["before"]
+
+
+async def test_a_waiter_belongs_to_one_loop() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+
+    def elsewhere() -> None:
+        async def main() -> None:
+            with pytest.raises(RuntimeError, match="different loop"):
+                await asyncio.create_task(wait(waiter))
+
+        asyncio.run(main())
+
+    await asyncio.to_thread(elsewhere)
+
+
+async def test_giving_way_lets_the_others_run_once() -> None:
+    order: list[str] = []
+
+    async def handle(name: str) -> None:
+        for n in range(3):
+            order.append(f"{name}{n}")
+            await GIVE_WAY
+
+    await asyncio.gather(handle("a"), handle("b"))
+    assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+# --- time-outs, on a clock that stands still ---
+
+
+class Timer:
+    def __init__(self, when: float, callback: Callable[[], object]) -> None:
+        self._when = when
+        self.callback = callback
+        self.cancelled = False
+
+    def when(self) -> float:
+        return self._when
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Clock:
+    """A loop that has a clock and timers, and nothing else."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.armed: list[Timer] = []
+        self.times_armed = 0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        timer = Timer(when, callback)
+        self.armed.append(timer)
+        self.times_armed += 1
+        return timer
+
+    def pending(self) -> list[float]:
+        return [timer.when() for timer in self.armed if not timer.cancelled]
+
+    def advance(self, to: float) -> None:
+        self.now = to
+        due = [timer for timer in self.armed if timer.when() <= to and not timer.cancelled]
+        self.armed = [timer for timer in self.armed if timer not in due]
+        for timer in due:
+            timer.callback()
+
+
+class FakeWaiter(Waiter):
+    """One whose wait begins and ends as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__(cast(asyncio.AbstractEventLoop, None))
+        self.failures: list[BaseException] = []
+
+    def begin(self) -> None:
+        self._callback = id
+
+    def end(self) -> None:
+        self._callback = None
+
+    def fail(self, error: BaseException) -> bool:
+        self.failures.append(error)
+        self.end()
+        return True
+
+
+def clock_and_timeout() -> tuple[Clock, FakeWaiter, WaitTimeout]:
+    clock, waiter = Clock(), FakeWaiter()
+    loop = cast(asyncio.AbstractEventLoop, clock)
+    return clock, waiter, WaitTimeout(loop, waiter, lambda: TimeoutError("timed out"))
+
+
+def test_a_wait_fails_at_its_deadline_and_not_before() -> None:
+    clock, waiter, timeout = clock_and_timeout()
+    timeout.start(105)
+    waiter.begin()
+    clock.advance(104.9)
+    assert not waiter.failures
+    clock.advance(105)
+    assert [str(error) for error in waiter.failures] == ["timed out"]
+
+
+def test_each_wait_has_its_own_deadline_and_the_timer_is_armed_rarely() -> None:
+    clock, waiter, timeout = clock_and_timeout()
+    for n in range(50):  # 50 waits of 0.1 s each, 5 s in all
+        timeout.start(clock.now + 3)
+        waiter.begin()
+        clock.advance(100 + n / 10)
+        waiter.end()
+    timeout.start(clock.now + 3)
+    waiter.begin()
+    assert clock.times_armed < 5
+    clock.advance(106)
+    clock.advance(107.8)
+    assert not waiter.failures
+    clock.advance(107.9)
+    assert len(waiter.failures) == 1
+
+
+def test_an_earlier_deadline_is_kept() -> None:
+    clock, waiter, timeout = clock_and_timeout()
+    timeout.start(200)
+    waiter.begin()
+    waiter.end()
+    timeout.start(101)
+    waiter.begin()
+    assert clock.pending() == [101]
+    clock.advance(101)
+    assert len(waiter.failures) == 1
+
+
+def test_a_timer_that_finds_nobody_waiting_is_not_armed_again() -> None:
+    clock, waiter, timeout = clock_and_timeout()
+    timeout.start(101)
+    waiter.begin()
+    waiter.end()
+    clock.advance(102)
+    assert (waiter.failures, clock.pending()) == ([], [])
+    timeout.start(103)
+    waiter.begin()
+    clock.advance(103)
+    assert len(waiter.failures) == 1
+
+
+def test_a_stopped_time_out_does_not_fire() -> None:
+    clock, waiter, timeout = clock_and_timeout()
+    timeout.stop()
+    timeout.start(101)
+    waiter.begin()
+    timeout.stop()
+    assert clock.pending() == []
+
+
+def test_a_timer_that_comes_a_clock_tick_early_counts() -> None:
+    clock, waiter, timeout = clock_and_timeout()
+    timeout.start(101)
+    waiter.begin()
+    clock.armed[0].callback()  # a second early: armed again
+    assert not waiter.failures
+    clock.now = 100.9995
+    clock.armed[-1].callback()
+    assert len(waiter.failures) == 1
