@@ -204,8 +204,8 @@ class Clock:
 class FakeWaiter(Waiter):
     """One whose wait begins and ends as the test says."""
 
-    def __init__(self) -> None:
-        super().__init__(cast(asyncio.AbstractEventLoop, None))
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
         self.failures: list[BaseException] = []
 
     def begin(self) -> None:
@@ -221,8 +221,9 @@ class FakeWaiter(Waiter):
 
 
 def clock_and_timeout() -> tuple[Clock, FakeWaiter, WaitTimeout]:
-    clock, waiter = Clock(), FakeWaiter()
+    clock = Clock()
     loop = cast(asyncio.AbstractEventLoop, clock)
+    waiter = FakeWaiter(loop)
     return clock, waiter, WaitTimeout(loop, waiter, lambda: TimeoutError("timed out"))
 
 
