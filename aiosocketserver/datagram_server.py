@@ -142,9 +142,8 @@ class UDPServer(TCPServer):
         return self._kind is HandlerKind.COROUTINE and is_error_of(error, self._datagram_socket)
 
     def _close_in_child(self, kept: object) -> None:
-        # The child that serves a datagram of this server answers on its socket.
-        if not (isinstance(kept, tuple) and self.socket in kept):
-            self.socket.close()
+        self._dispatcher = self._datagram_socket = None
+        super()._close_in_child(kept)
 
 
 if hasattr(socket, "AF_UNIX"):

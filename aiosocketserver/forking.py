@@ -29,7 +29,7 @@ class ForkingMixIn(_Base):
     shutdown_request and close_request are called in the child, which first lets go of
     everything that the loop installed: its wake-up descriptor, its signal handlers, the
     listening sockets and all other connections of this process. The child ends with
-    exit code 0, or 1 when the handler failed.
+    exit code 0, or 1 when the handler failed, which the parent counts.
 
     Children are reaped one by one as they end, never with `waitpid(-1)`, which would
     take the exit codes of other people's children.
@@ -81,24 +81,32 @@ class ForkingMixIn(_Base):
             return super().process_request(request, client_address)
         # Or the child would write what is buffered a second time.
         _flush_standard_streams()
-        pid = os.fork()
-        if not pid:
-            self._run_child(request, client_address)
+        # A signal that comes before the child has left the loop would be the loop's, in
+        # both processes. It waits.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if not pid:
+                self._run_child(request, client_address, mask)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         entry = InChild(client_address, pid, awaited=self.block_on_close)
         self._requests.add(entry)
         self._watch(entry)
         self.close_request(request)
         return None
 
-    def _run_child(self, request: Any, client_address: Any) -> None:
+    def _run_child(self, request: Any, client_address: Any, mask: set[int]) -> None:
         """Serve one request in the child. Never returns."""
         status = 1
         try:
             self._leave_loop(request)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             try:
                 self._finish_legacy(request, client_address)
                 status = 0
-            except Exception:  # noqa: BLE001 - handle_error() reports it
+            except Exception as error:  # noqa: BLE001 - handle_error() reports it
+                status = 0 if self._is_clients_fault(error, request) else 1
                 self._handle_legacy_error(request, client_address)
             finally:
                 self.shutdown_request(request)
@@ -107,8 +115,12 @@ class ForkingMixIn(_Base):
         except BaseException as error:  # noqa: BLE001 - it ends this process only, and is reported
             sys.excepthook(type(error), error, error.__traceback__)
         finally:
-            _flush_standard_streams()
-            os._exit(status)
+            try:
+                _flush_standard_streams()
+            finally:
+                # Whatever happens: the parent's loop must not go on in here. Out of range,
+                # the status would be an error.
+                os._exit(status & 0xFF)
 
     def _leave_loop(self, request: Any) -> None:
         """Undo in this child what the loop did to the process, without touching the loop.
@@ -124,7 +136,12 @@ class ForkingMixIn(_Base):
                 signal.signal(number, default)
         for server in list(live_servers):
             server._close_in_child(request if server is self else None)
-        self._loop = None
+
+    def _close_in_child(self, kept: object) -> None:
+        for entry in self._requests:
+            if isinstance(entry, InChild) and entry.watch is not None:
+                os.close(entry.watch[0])
+        super()._close_in_child(kept)
 
     def _watch(self, entry: InChild) -> None:
         """Reap the child when it ends."""
@@ -138,12 +155,8 @@ class ForkingMixIn(_Base):
                 target=self._wait_in_thread, args=(entry, loop), daemon=True, name="child watcher"
             ).start()
             return
-        loop.add_reader(descriptor, self._on_exit, entry, descriptor, loop)
-
-    def _on_exit(self, entry: InChild, descriptor: int, loop: asyncio.AbstractEventLoop) -> None:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-        self._reap(entry, os.WNOHANG)
+        entry.watch = descriptor, loop
+        loop.add_reader(descriptor, self._reap, entry, os.WNOHANG)
 
     def _wait_in_thread(self, entry: InChild, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -164,6 +177,10 @@ class ForkingMixIn(_Base):
             pid, status = entry.pid, 0
         if not pid:
             return
+        entry.end_watch()
+        if status:
+            with self._statistics_lock:
+                self.statistics.handlers_failed += 1
         if os.WIFSIGNALED(status):
             logger.warning(
                 "the child %d, which served %r, was killed by signal %d",

@@ -410,7 +410,10 @@ class BaseServer(RequestPipeline):
         return len(self._requests) < self._max_requests()
 
     def _close_in_child(self, kept: object) -> None:
-        """In a forked child: let go of all descriptors but that of `kept`."""
+        """In a forked child: let go of the loop and of all descriptors but that of `kept`."""
+        self._loop = None
+        self._loop_thread = None
+        self._requests = RequestsInProgress(self._room_made)
 
 
 def _is_readable(descriptor: int) -> bool:

@@ -272,9 +272,13 @@ class TCPServer(BaseServer):
         if self._lingering is not None:
             self._lingering.close_in_child()
             self._lingering = None
-        # It is the parent's to remove, also when the handler calls server_close().
+        # They are the parent's, also when the handler calls server_close().
+        self._listener = None
         self._path_status = None
-        self.socket.close()
+        # The child that serves a datagram of this server answers on its socket.
+        if not (isinstance(kept, tuple) and self.socket in kept):
+            self.socket.close()
+        super()._close_in_child(kept)
 
 
 if hasattr(socket, "AF_UNIX"):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import aiosocketserver
-from aiosocketserver.datagrams import DatagramSocket
+from aiosocketserver.datagram_socket import DatagramSocket
 from tests.support import wait_until_readable
 
 MakeServer = Callable[..., aiosocketserver.UDPServer]
