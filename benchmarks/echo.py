@@ -62,8 +62,8 @@ class Server:
 
     process: subprocess.Popen[str]
     port: str
-    rates: list[float] = field(default_factory=list)
-    cpu_times: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list[float])
+    cpu_times: list[float] = field(default_factory=list[float])
 
     def cpu_time(self) -> float:
         """Seconds, user and system, that the process has used."""
