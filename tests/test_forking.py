@@ -81,6 +81,8 @@ class Held(socketserver.StreamRequestHandler):
 
 
 def held_server(**options: Any) -> aiosocketserver.ForkingTCPServer:
+    # A child would wait for its client to close.
+    options.setdefault("linger_timeout", 0)
     return aiosocketserver.ForkingTCPServer(("127.0.0.1", 0), Held, **options)
 
 
@@ -238,7 +240,7 @@ class Line(aiosocketserver.StreamRequestHandler):
 
 async def test_child_holds_neither_listeners_nor_other_connections() -> None:
     """What the parent closes is closed, though a child lives on; and its loop is untouched."""
-    loop_server = aiosocketserver.TCPServer(("127.0.0.1", 0), Line)
+    loop_server = aiosocketserver.TCPServer(("127.0.0.1", 0), Line, linger_timeout=0)
     async with held_server() as server, loop_server:
         await server.start_serving()
         await loop_server.start_serving()
@@ -468,7 +470,7 @@ async def test_max_children_pauses_accepting_and_resumes() -> None:
             return request
 
     address = ("127.0.0.1", 0)
-    async with Counting(address, Held, max_children=2) as server:
+    async with Counting(address, Held, max_children=2, linger_timeout=0) as server:
         await server.start_serving()
         address = server.server_address
         async with (
@@ -633,6 +635,8 @@ PROGRAM = """
     import asyncio, os, signal, socketserver, sys
     import aiosocketserver
 
+    address = "127.0.0.1", 0
+
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
             print("child")
@@ -651,7 +655,7 @@ def test_what_is_printed_is_printed_once() -> None:
     program = """
     async def main():
         print("before")
-        async with aiosocketserver.ForkingTCPServer(("127.0.0.1", 0), Handler) as server:
+        async with aiosocketserver.ForkingTCPServer(address, Handler, linger_timeout=0) as server:
             await server.start_serving()
             print(await ask(server.server_address))
         print("after")
@@ -668,7 +672,7 @@ def test_signal_that_comes_before_the_child_has_left_the_loop_is_the_childs() ->
     async def main():
         received = []
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, received.append, 1)
-        async with aiosocketserver.ForkingTCPServer(("127.0.0.1", 0), Handler) as server:
+        async with aiosocketserver.ForkingTCPServer(address, Handler, linger_timeout=0) as server:
             await server.start_serving()
             print([await ask(server.server_address)], received)
 
@@ -685,7 +689,7 @@ def test_loop_in_another_thread_may_fork() -> None:
     warnings.simplefilter("ignore", DeprecationWarning)
 
     async def main():
-        async with aiosocketserver.ForkingTCPServer(("127.0.0.1", 0), Handler) as server:
+        async with aiosocketserver.ForkingTCPServer(address, Handler, linger_timeout=0) as server:
             await server.start_serving()
             print(await ask(server.server_address))
 
