@@ -294,6 +294,10 @@ class SendingSide(PlainSocket):
         self._check_broken()
         if self._queue.sent < position:
             if self._timeout == 0:
+                self._credit -= CALL_COST
+                if self._credit <= 0:
+                    self._credit = TURN_CREDIT
+                    await GIVE_WAY
                 raise self._mark(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
             await self._flushed(position)
         elif self._credit <= 0:

@@ -121,7 +121,7 @@ async def test_each_task_goes_on_in_its_own_context() -> None:
     async with connected() as (first, first_peer), connected() as (second, second_peer):
 
         async def handle(request: StreamSocket, name: str) -> list[str]:
-            found = []
+            found: list[str] = []
             var.set(f"{name} 0")
             for n in range(1, 5):
                 await request.recv(1)

@@ -12,7 +12,7 @@ import pytest
 from aiosocketserver.files import SocketWriter
 from aiosocketserver.lingering import LingeringSockets
 from aiosocketserver.sockets import StreamSocket
-from tests.support import connected, fill, wait_until_readable
+from tests.support import connected, fill, until, wait_until_readable
 
 Receive = Callable[[StreamSocket, int], Awaitable[bytes]]
 
@@ -164,7 +164,7 @@ async def test_a_cancel_where_a_sendall_gives_way_is_delivered() -> None:
             await request.sendall(b"two")
 
         task = asyncio.create_task(handle())
-        await asyncio.sleep(0)
+        await until(lambda: request._credit > 1)  # it has some more when it gives way
         assert peer.sock.recv(10) == b"one"
         task.cancel("because")
         with pytest.raises(asyncio.CancelledError, match="because"):

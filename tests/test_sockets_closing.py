@@ -82,14 +82,14 @@ async def test_who_waits_in_a_socket_that_ends_is_told(call: Call, end: End) -> 
 async def test_reader_and_writer_are_both_told(end: End) -> None:
     pair, _ = full_pair()
     async with connected(pair) as (request, _peer):
-        waiting = [
-            asyncio.ensure_future(request.recv(1)),
-            asyncio.ensure_future(request.sendall(b"x")),
-        ]
+        receiving = asyncio.create_task(request.recv(1))
+        sending = asyncio.create_task(request.sendall(b"x"))
         await asyncio.sleep(0)
         end(request)
-        errors = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [getattr(error, "errno", None) for error in errors] == [errno.EBADF] * 2
+        for task in receiving, sending:
+            with pytest.raises(OSError) as caught:
+                await task
+            assert caught.value.errno == errno.EBADF
 
 
 @each_call
@@ -98,7 +98,7 @@ async def test_who_gave_way_when_it_ended_is_told(call: Call, end: End) -> None:
     async with connected() as (request, peer):
         request._credit = 0
         waiting = asyncio.ensure_future(call(request))
-        await asyncio.sleep(0)
+        await until(lambda: request._credit)  # it has some more when it gives way
         assert not waiting.done()
         end(request)
         if call is flush:
@@ -118,7 +118,7 @@ async def test_nothing_is_sent_through_a_socket_that_lingers() -> None:
         await writer.write(b"last words")
         request._credit = 0
         sending = asyncio.create_task(request.send(b" and more"))
-        await asyncio.sleep(0)
+        await until(lambda: request._credit)
         request.close()
         peer.sock.recv(filled)
         with pytest.raises(OSError) as caught:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from aiosocketserver import StreamRequestHandler, TCPServer
 from aiosocketserver.files import SocketReader, SocketWriter
 from aiosocketserver.sockets import StreamSocket
-from tests.support import ask, connected
+from tests.support import ask, connected, fill
 
 # More calls than one connection may make in a turn, and much less than what tests make.
 MANY_CALLS = 1000
@@ -39,7 +39,7 @@ class Turns:
 
 
 @contextlib.asynccontextmanager
-async def counted_turns() -> AsyncIterator[Turns]:
+async def counted_turns() -> AsyncGenerator[Turns]:
     turns = Turns()
     counting = asyncio.create_task(turns.count())
     try:
@@ -160,6 +160,22 @@ async def test_a_handler_that_sends_to_a_fast_reader_gives_way(
         request.settimeout(None)
         request.shutdown(socket.SHUT_WR)
         await asyncio.to_thread(reader.join)
+
+
+async def test_a_handler_that_flushes_without_waiting_gives_way() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    fill(ours)
+    async with connected((ours, theirs)) as (request, _), counted_turns() as turns:
+        request.setblocking(False)
+        writer = SocketWriter(request)
+        await writer.write(b"x")
+        for _ in range(5 * MANY_CALLS):
+            turns.call()
+            with contextlib.suppress(BlockingIOError):
+                await writer.flush()
+        assert turns.most_calls < MANY_CALLS
+        request._abort()
 
 
 async def test_large_blocks_count_by_their_bytes() -> None:

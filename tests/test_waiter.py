@@ -112,7 +112,9 @@ async def test_a_task_that_was_cancelled_before_it_waits_does_not_wait() -> None
     waiter = Waiter(asyncio.get_running_loop())
 
     async def handle() -> None:
-        task.cancel("because")
+        running = asyncio.current_task()
+        assert running is not None
+        running.cancel("because")
         await waiter
 
     task = asyncio.create_task(handle())
