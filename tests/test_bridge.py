@@ -336,14 +336,15 @@ async def test_cancelled_call_keeps_its_place_until_its_function_ends() -> None:
         assert await second
 
 
+@pytest.mark.parametrize("max_threads", [1, None])
 async def test_thread_that_cannot_be_started_gives_its_place_back(
-    monkeypatch: pytest.MonkeyPatch,
+    max_threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     async with idle_server() as server:
-        server.max_threads = 1
+        server.max_threads = max_threads
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", start)
             with pytest.raises(RuntimeError, match="can't start"):

@@ -357,7 +357,12 @@ async def test_exit_code_of_a_foreign_child_stays_available() -> None:
         assert foreign.wait() == 7
 
 
-async def test_child_that_somebody_else_reaped_is_forgotten() -> None:
+@pytest.mark.parametrize("pidfd", [True, False])
+async def test_child_that_somebody_else_reaped_is_forgotten(
+    pidfd: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not pidfd:
+        monkeypatch.delattr(os, "pidfd_open")
     async with held_server() as server:
         await server.start_serving()
         async with client_of(server.server_address) as client:
