@@ -281,6 +281,7 @@ async def test_context_variables_do_not_leak_to_a_datagram_that_waits(
         for _ in range(4):
             client.sendto(b"x", server.server_address)
         await server.all_read.wait()
+        await Paint.begun.get()
         gated.gate.set()
         for _ in range(4):
             assert await receive(client) == b"the server's"
