@@ -149,12 +149,14 @@ async def test_every_datagram_of_a_flood_is_handled_or_counted(client: socket.so
         server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         await server.start_serving()
 
+        client.setblocking(True)
+
         def flood() -> None:
-            client.setblocking(True)
-            for _ in range(sent):
+            for _ in range(sent // 2):
                 client.sendto(b"x", server.server_address)
 
         await asyncio.to_thread(flood)
+        flood()  # the loop stands still, so that the kernel has to drop
         await server.shutdown()
         by_kernel = server.datagrams_dropped_by_kernel
         assert by_kernel is not None
