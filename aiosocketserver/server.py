@@ -257,6 +257,7 @@ class BaseServer(RequestPipeline):
             return
         for request in self._requests.awaited(self._shutting_down):
             request.abort()
+        self._abort_closing()
         if await self._all_gone(_GRACE):
             return
         self._abort_closing()

@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from . import addresses
 from ._handler_kinds import HandlerKind
@@ -276,9 +276,10 @@ class TCPServer(BaseServer):
         self._listener = None
         self._path_status = None
         # The child that serves a datagram of this server answers on its socket.
-        if not (isinstance(kept, tuple) and self.socket in kept):
+        answers = isinstance(kept, tuple) and self.socket in cast("tuple[object, ...]", kept)
+        if not answers:
             self.socket.close()
-        super()._close_in_child(kept)
+        super()._close_in_child(cast("object", kept))
 
 
 if hasattr(socket, "AF_UNIX"):
