@@ -276,10 +276,13 @@ class TCPServer(BaseServer):
         self._listener = None
         self._path_status = None
         # The child that serves a datagram of this server answers on its socket.
-        answers = isinstance(kept, tuple) and self.socket in cast("tuple[object, ...]", kept)
-        if not answers:
+        if not _is_datagram_of(self.socket, kept):
             self.socket.close()
-        super()._close_in_child(cast("object", kept))
+        super()._close_in_child(kept)
+
+
+def _is_datagram_of(sock: socket.socket, request: object) -> bool:
+    return isinstance(request, tuple) and sock in cast("tuple[object, ...]", request)
 
 
 if hasattr(socket, "AF_UNIX"):
