@@ -71,6 +71,26 @@ async def test_a_failure_is_raised_on_the_next_turn_also_from_inside_another_tas
         await task
 
 
+async def test_a_failure_never_runs_the_task_inside_its_caller() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    ran: list[str] = []
+
+    async def handle() -> None:
+        with pytest.raises(LookupError):
+            await waiter
+        ran.append("task")
+
+    def fail() -> None:
+        waiter.fail(LookupError())
+        ran.append("caller")
+
+    task = asyncio.create_task(handle())
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(fail)
+    await task
+    assert ran == ["caller", "task"]
+
+
 async def test_the_first_to_wake_a_task_wins() -> None:
     waiter = Waiter(asyncio.get_running_loop())
     task = asyncio.create_task(wait(waiter))
