@@ -1,7 +1,6 @@
-"""Legacy handlers in forked children: what the child lets go of, and how it is reaped."""
+"""Legacy handlers in forked children: each request its own, reaped one by one, and the end."""
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
@@ -10,102 +9,26 @@ import socket
 import socketserver
 import subprocess
 import sys
-import textwrap
-import weakref
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import aiosocketserver
-from tests.support import Peer
+from tests.forking_support import (
+    Held,
+    all_reaped,
+    ask,
+    client_of,
+    exists,
+    forking_server,
+    held_server,
+    pid_from,
+)
 
 # pytest's own threads make this process multi-threaded, which Python 3.12 warns of. The warning
 # is for the user, who chose to fork, so the package leaves it alone.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
-
-# The clients are in this process, so a child has a copy of each, and would be its own peer.
-_clients: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-
-
-def _close_clients() -> None:
-    for sock in [sock for sock in _clients if sock.fileno() >= 0]:
-        # close() would wait until uvloop has let go of it.
-        os.close(sock.detach())
-
-
-os.register_at_fork(after_in_child=_close_clients)
-
-
-@contextlib.asynccontextmanager
-async def client_of(address: Any) -> AsyncIterator[Peer]:
-    with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as sock:
-        _clients.add(sock)
-        client = Peer(sock)
-        await asyncio.get_running_loop().sock_connect(sock, address)
-        yield client
-
-
-async def ask(address: Any, question: bytes = b"") -> bytes:
-    async with client_of(address) as client:
-        await client.send(question)
-        client.finish()
-        return await client.receive_all()
-
-
-class Telling(socketserver.StreamRequestHandler):
-    """Answers with what `tell` returns."""
-
-    def tell(self) -> object:
-        raise NotImplementedError
-
-    def handle(self) -> None:
-        self.wfile.write(str(self.tell()).encode())
-
-
-def forking_server(
-    tell: Callable[[Any], object], **options: Any
-) -> aiosocketserver.ForkingTCPServer:
-    handler = type("Handler", (Telling,), {"tell": tell})
-    return aiosocketserver.ForkingTCPServer(("127.0.0.1", 0), handler, **options)
-
-
-class Held(socketserver.StreamRequestHandler):
-    """Answers with its process id, and ends when its client sends a line."""
-
-    def handle(self) -> None:
-        self.wfile.write(b"%d\n" % os.getpid())
-        self.rfile.readline()
-
-
-def held_server(**options: Any) -> aiosocketserver.ForkingTCPServer:
-    # A child would wait for its client to close.
-    options.setdefault("linger_timeout", 0)
-    return aiosocketserver.ForkingTCPServer(("127.0.0.1", 0), Held, **options)
-
-
-async def pid_from(client: Peer) -> int:
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = await client.receive(1)
-        assert byte, "the connection ended"
-        line += byte
-    return int(line)
-
-
-async def all_reaped(server: aiosocketserver.BaseServer) -> None:
-    await server._requests.wait(())
-
-
-def exists(pid: int) -> bool:
-    """Whether there is such a process, be it a zombie."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 # --- the servers ---
@@ -179,144 +102,6 @@ async def test_handle_request_serves_one_connection() -> None:
         await server.handle_request()
         assert await question == b"hello"
         await all_reaped(server)
-
-
-# --- what the child lets go of ---
-
-
-async def test_signal_ends_the_child_and_does_nothing_in_the_parent() -> None:
-    received = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, received.set)
-    try:
-        async with held_server() as server:
-            await server.start_serving()
-            async with client_of(server.server_address) as client:
-                os.kill(await pid_from(client), signal.SIGTERM)
-                assert await client.receive_all() == b""
-            await all_reaped(server)
-            for _ in range(5):
-                await asyncio.sleep(0)
-            assert not received.is_set()
-            # And the parent has its handler still.
-            os.kill(os.getpid(), signal.SIGTERM)
-            await received.wait()
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-
-
-async def test_child_has_the_default_signal_handlers_and_no_blocked_signal() -> None:
-    def tell(self: Any) -> object:
-        handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        wakeup = signal.set_wakeup_fd(-1)
-        expected = [signal.SIG_DFL, signal.default_int_handler, signal.SIG_IGN]
-        return handlers == expected, blocked, wakeup
-
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, int)
-    loop.add_signal_handler(signal.SIGINT, int)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # not the loop's
-    try:
-        async with forking_server(tell) as server:
-            await server.start_serving()
-            assert await ask(server.server_address) == b"(True, set(), -1)"
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
-    finally:
-        signal.signal(signal.SIGHUP, before)
-        loop.remove_signal_handler(signal.SIGTERM)
-        loop.remove_signal_handler(signal.SIGINT)
-
-
-class Line(aiosocketserver.StreamRequestHandler):
-    """Echoes lines on the loop; an empty one ends the connection."""
-
-    async def handle(self) -> None:
-        async for line in self.rfile:
-            if line == b"\n":
-                return
-            await self.wfile.write(line)
-
-
-async def test_child_holds_neither_listeners_nor_other_connections() -> None:
-    """What the parent closes is closed, though a child lives on; and its loop is untouched."""
-    loop_server = aiosocketserver.TCPServer(("127.0.0.1", 0), Line, linger_timeout=0)
-    async with held_server() as server, loop_server:
-        await server.start_serving()
-        await loop_server.start_serving()
-        async with (
-            client_of(loop_server.server_address) as closed,
-            client_of(loop_server.server_address) as open_one,
-            client_of(server.server_address) as first,
-            client_of(server.server_address) as second,
-        ):
-            for client in (closed, open_one):
-                await client.send(b"x\n")
-                assert await client.receive(2) == b"x\n"
-            pids = [await pid_from(first), await pid_from(second)]
-            await closed.send(b"\n")
-            assert await closed.receive_all() == b""
-            await first.send(b"\n")
-            assert await first.receive_all() == b""
-            await open_one.send(b"y\n")
-            assert await open_one.receive(2) == b"y\n"
-            await open_one.send(b"\n")
-            assert await open_one.receive_all() == b""
-            await loop_server.shutdown()
-            loop_server.server_close()
-            with pytest.raises(ConnectionRefusedError):
-                await ask(loop_server.server_address)
-            assert pids[1] in server.active_children
-            assert exists(pids[1])
-            await second.send(b"\n")
-            assert await second.receive_all() == b""
-
-
-async def send_for_ever(client: Peer) -> None:
-    while True:
-        await client.send(b"x")
-        await asyncio.sleep(0)
-
-
-async def test_child_holds_no_connection_that_lingers() -> None:
-    class Rude(aiosocketserver.BaseRequestHandler):
-        async def handle(self) -> None:
-            await self.request.sendall(b"rude\n")
-
-    rude_server = aiosocketserver.TCPServer(("127.0.0.1", 0), Rude, linger_timeout=0.2)
-    async with held_server() as server, rude_server:
-        await server.start_serving()
-        await rude_server.start_serving()
-        async with client_of(rude_server.server_address) as lingering:
-            assert await lingering.receive_all() == b"rude\n"
-            async with client_of(server.server_address) as client:
-                await pid_from(client)
-                await rude_server.shutdown()
-                # Were it open in the child, the kernel would take this for ever.
-                with pytest.raises((ConnectionResetError, BrokenPipeError)):
-                    await send_for_ever(lingering)
-
-
-async def test_child_may_run_a_loop_of_its_own() -> None:
-    async def compute() -> str:
-        await asyncio.sleep(0.001)
-        return "computed"
-
-    async with forking_server(lambda self: asyncio.run(compute())) as server:
-        await server.start_serving()
-        assert await ask(server.server_address) == b"computed"
-
-
-async def test_run_on_loop_in_a_child_is_an_error() -> None:
-    def tell(self: Any) -> str:
-        try:
-            return str(self.server.run_on_loop(asyncio.sleep, 0))
-        except RuntimeError as error:
-            return str(error)
-
-    async with forking_server(tell) as server:
-        await server.start_serving()
-        assert b"loop" in await ask(server.server_address)
 
 
 # --- reaping ---
@@ -618,88 +403,3 @@ def test_server_close_after_the_loop_waits_for_the_children(
         server.server_close()
     assert not exists(pid)
     assert server.active_children == set()
-
-
-# --- whole programs ---
-
-
-def run_program(source: str) -> str:
-    program = textwrap.dedent(source)
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return ended.stdout
-
-
-PROGRAM = """
-    import asyncio, os, signal, socketserver, sys
-    import aiosocketserver
-
-    address = "127.0.0.1", 0
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self):
-            print("child")
-            self.wfile.write(b"served")
-
-    async def ask(address):
-        reader, writer = await asyncio.open_connection(*address)
-        answer = await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        return answer.decode()
-"""
-
-
-def test_what_is_printed_is_printed_once() -> None:
-    program = """
-    async def main():
-        print("before")
-        async with aiosocketserver.ForkingTCPServer(address, Handler, linger_timeout=0) as server:
-            await server.start_serving()
-            print(await ask(server.server_address))
-        print("after")
-
-    asyncio.run(main())
-    """
-    assert run_program(PROGRAM + program).split() == ["before", "child", "served", "after"]
-
-
-def test_signal_that_comes_before_the_child_has_left_the_loop_is_the_childs() -> None:
-    program = """
-    os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
-
-    async def main():
-        received = []
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, received.append, 1)
-        async with aiosocketserver.ForkingTCPServer(address, Handler, linger_timeout=0) as server:
-            await server.start_serving()
-            print([await ask(server.server_address)], received)
-
-    import logging
-    logging.disable()
-    asyncio.run(main())
-    """
-    assert run_program(PROGRAM + program) == "[''] []\n"
-
-
-def test_loop_in_another_thread_may_fork() -> None:
-    program = """
-    import threading, warnings
-    warnings.simplefilter("ignore", DeprecationWarning)
-
-    async def main():
-        async with aiosocketserver.ForkingTCPServer(address, Handler, linger_timeout=0) as server:
-            await server.start_serving()
-            print(await ask(server.server_address))
-
-    thread = threading.Thread(target=asyncio.run, args=(main(),))
-    thread.start()
-    thread.join()
-    """
-    assert run_program(PROGRAM + program).split() == ["child", "served"]
