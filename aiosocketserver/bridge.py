@@ -46,15 +46,18 @@ class Bridge:
         not the loop's default executor, which is small and shared with DNS look-ups.
         """
         loop = asyncio.get_running_loop()
+        # Kept for the way back: `max_threads` may be set or unset meanwhile.
+        slots = None
         if self.max_threads is not None:
             if self._thread_slots is None:
                 self._thread_slots = asyncio.Semaphore(self.max_threads)
-            await self._thread_slots.acquire()
+            slots = self._thread_slots
+            await slots.acquire()
         done: asyncio.Future[R] = loop.create_future()
 
         def deliver(result: R | None, error: BaseException | None) -> None:
-            if self._thread_slots is not None:
-                self._thread_slots.release()
+            if slots is not None:
+                slots.release()
             if done.cancelled():
                 return
             if error is not None:
@@ -82,8 +85,8 @@ class Bridge:
         try:
             self._threads.submit(job, copy_context(), name=None, daemon=False)
         except BaseException:
-            if self._thread_slots is not None:
-                self._thread_slots.release()
+            if slots is not None:
+                slots.release()
             raise
         return await done
 

@@ -336,6 +336,24 @@ async def test_cancelled_call_keeps_its_place_until_its_function_ends() -> None:
         assert await second
 
 
+async def test_a_call_without_a_limit_makes_no_room_for_those_with_one() -> None:
+    begun, second_begun, released = threading.Event(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        assert released.wait(10)
+
+    async with idle_server() as server:
+        for server.max_threads in (1, None, 1):
+            assert await server.run_in_thread(int) == 0
+        first = asyncio.create_task(server.run_in_thread(block))
+        assert await asyncio.to_thread(begun.wait, 10)
+        second = asyncio.create_task(server.run_in_thread(second_begun.set))
+        assert not await asyncio.to_thread(second_begun.wait, 0.2)
+        released.set()
+        await asyncio.gather(first, second)
+
+
 @pytest.mark.parametrize("max_threads", [1, None])
 async def test_thread_that_cannot_be_started_gives_its_place_back(
     max_threads: int | None, monkeypatch: pytest.MonkeyPatch
