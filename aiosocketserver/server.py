@@ -287,16 +287,17 @@ class BaseServer(RequestPipeline):
         self._attach(loop)
         limits = [t for t in (self.socket.gettimeout(), self.timeout) if t is not None]
         self._waiting_for_one = True
+        scope = asyncio.timeout(min(limits, default=None))
         try:
-            async with asyncio.timeout(min(limits, default=None)):
+            async with scope:
                 request, client_address = await self._next_request(loop)
-        except TimeoutError:
-            result = self.handle_timeout()
-            if awaitable(result):
-                await result
-            return
         except OSError:
-            # As in socketserver: a connection that went before it was taken.
+            # Without the time-out, as in socketserver: a connection that went before it
+            # was taken, or whose handshake in somebody's get_request timed out.
+            if scope.expired():
+                result = self.handle_timeout()
+                if awaitable(result):
+                    await result
             return
         finally:
             self._waiting_for_one = False

@@ -134,3 +134,23 @@ async def test_a_cancelled_handle_request_cancels_its_handler() -> None:
         assert await client.receive_all() == b""
         await asyncio.wait([handling])
         assert handling.cancelled()
+
+
+async def test_a_time_out_in_get_request_is_a_lost_connection() -> None:
+    """As of a TLS handshake that somebody does there, and not handle_request()'s own."""
+    timed_out = False
+
+    class Server(TCPServer):
+        def get_request(self) -> Any:
+            super().get_request()[0].close()
+            raise TimeoutError("the handshake timed out")
+
+        def handle_timeout(self) -> None:
+            nonlocal timed_out
+            timed_out = True
+
+    async with Server(LOCALHOST, Upper, timeout=30) as server:
+        asking = asyncio.create_task(ask(server.server_address))
+        await server.handle_request()
+        assert await asking == b""
+    assert not timed_out
