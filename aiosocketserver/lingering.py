@@ -48,6 +48,18 @@ class LingeringSockets:
         self._closings.add(closing)
         closing.start()
 
+    def close_threadsafe(self, sock: socket.socket) -> None:
+        """`close`, called in another thread.
+
+        Raises RuntimeError, and does nothing, when the loop has ended.
+        """
+        handed_over = _HandedOver(self, sock)
+        try:
+            self.loop.call_soon_threadsafe(handed_over.close)
+        except RuntimeError:
+            handed_over.sock = None
+            raise
+
     def abort(self) -> None:
         """Close all of them now."""
         for closing in list(self._closings):
@@ -70,6 +82,24 @@ class LingeringSockets:
         if not self._closings and self._all_closed is not None:
             self._all_closed.set_result(None)
             self._all_closed = None
+
+
+class _HandedOver:
+    """A socket on its way from a thread to the loop, which may end before it takes it."""
+
+    def __init__(self, owner: LingeringSockets, sock: socket.socket) -> None:
+        self._owner = owner
+        self.sock: socket.socket | None = sock
+
+    def close(self) -> None:
+        sock, self.sock = self.sock, None
+        assert sock is not None
+        self._owner.close(sock)
+
+    def __del__(self) -> None:
+        # A loop that is closed drops its callbacks, and this with them.
+        if self.sock is not None:
+            self.sock.close()
 
 
 class _Closing:

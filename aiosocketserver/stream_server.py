@@ -155,7 +155,7 @@ class TCPServer(BaseServer):
             lingering.close(duplicate)
         else:
             try:
-                lingering.loop.call_soon_threadsafe(lingering.close, duplicate)
+                lingering.close_threadsafe(duplicate)
             except RuntimeError:
                 # The loop has ended.
                 linger(duplicate, self.linger_timeout)

@@ -338,3 +338,26 @@ async def test_hundreds_of_connections_leave_no_descriptor() -> None:
         lingering.close(ours, queue_of(b"x") if n % 2 else None)
         theirs.close()
     await until(lambda: not len(lingering))
+
+
+def test_a_socket_handed_to_a_loop_that_ends_before_it_takes_it_is_closed() -> None:
+    loop = asyncio.new_event_loop()
+    lingering = LingeringSockets(loop, 10)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.settimeout(5)
+        lingering.close_threadsafe(ours)
+        del ours
+        loop.close()
+        assert theirs.recv(1) == b""
+
+
+def test_a_socket_handed_to_a_loop_that_has_ended_is_left_to_its_owner() -> None:
+    loop = asyncio.new_event_loop()
+    lingering = LingeringSockets(loop, 10)
+    loop.close()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with pytest.raises(RuntimeError):
+            lingering.close_threadsafe(ours)
+        assert ours.fileno() >= 0
