@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any
 
+from .children import ChildWatch
 from .sockets import StreamSocket
 
 
@@ -96,15 +97,7 @@ class InChild(InProgress):
         super().__init__(None, client_address)
         self.pid = pid
         self.awaited = awaited
-        # The pidfd that tells of its end, and the loop that reads it.
-        self.watch: tuple[int, asyncio.AbstractEventLoop] | None = None
-
-    def end_watch(self) -> None:
-        if self.watch is not None:
-            (descriptor, loop), self.watch = self.watch, None
-            if not loop.is_closed():
-                loop.remove_reader(descriptor)
-            os.close(descriptor)
+        self.watch: ChildWatch | None = None
 
     def __repr__(self) -> str:
         return f"the child process {self.pid}"

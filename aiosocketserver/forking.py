@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import signal
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 from ._handler_kinds import HandlerKind
 from ._in_progress import InChild
-from .server import live_servers, logger
+from .children import ChildWatch, leave_servers, start_child
+from .server import logger
 
 if TYPE_CHECKING:
     from .server import BaseServer
@@ -81,27 +80,19 @@ class ForkingMixIn(_Base):
             return super().process_request(request, client_address)
         # Or the child would write what is buffered a second time.
         _flush_standard_streams()
-        # A signal that comes before the child has left the loop would be the loop's, in
-        # both processes. It waits.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            pid = os.fork()
-            if not pid:
-                self._run_child(request, client_address, mask)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        pid = start_child(functools.partial(self._run_child, request, client_address))
         entry = InChild(client_address, pid, awaited=self.block_on_close)
         self._requests.add(entry)
-        self._watch(entry)
+        assert self._loop is not None
+        entry.watch = ChildWatch(self._loop, pid, functools.partial(self._reap, entry, os.WNOHANG))
         self.close_request(request)
         return None
 
-    def _run_child(self, request: Any, client_address: Any, mask: set[int]) -> None:
-        """Serve one request in the child. Never returns."""
+    def _run_child(self, request: Any, client_address: Any) -> int:
+        """Serve one request in the child; its exit code."""
+        leave_servers(self, request)
         status = 1
         try:
-            self._leave_loop(request)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             try:
                 self._finish_legacy(request, client_address)
                 status = 0
@@ -114,60 +105,14 @@ class ForkingMixIn(_Base):
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
         except BaseException as error:  # noqa: BLE001 - it ends this process only, and is reported
             sys.excepthook(type(error), error, error.__traceback__)
-        finally:
-            try:
-                _flush_standard_streams()
-            finally:
-                # Whatever happens: the parent's loop must not go on in here. Out of range,
-                # the status would be an error.
-                os._exit(status & 0xFF)
-
-    def _leave_loop(self, request: Any) -> None:
-        """Undo in this child what the loop did to the process, without touching the loop.
-
-        Its epoll instance and wake-up socket are shared with the parent: to remove
-        something from it here would remove it there.
-        """
-        signal.set_wakeup_fd(-1)
-        asyncio._set_running_loop(None)
-        for number in signal.valid_signals():
-            if _is_from_loop(signal.getsignal(number)):
-                default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-                signal.signal(number, default)
-        for server in list(live_servers):
-            server._close_in_child(request if server is self else None)
+        _flush_standard_streams()
+        return status
 
     def _close_in_child(self, kept: object) -> None:
         for entry in self._requests:
             if isinstance(entry, InChild) and entry.watch is not None:
-                os.close(entry.watch[0])
+                entry.watch.close_in_child()
         super()._close_in_child(kept)
-
-    def _watch(self, entry: InChild) -> None:
-        """Reap the child when it ends."""
-        loop = self._loop
-        assert loop is not None
-        try:
-            descriptor = os.pidfd_open(entry.pid)
-        except (AttributeError, OSError):
-            # Another system than Linux, or no descriptor left.
-            threading.Thread(
-                target=self._wait_in_thread, args=(entry, loop), daemon=True, name="child watcher"
-            ).start()
-            return
-        entry.watch = descriptor, loop
-        loop.add_reader(descriptor, self._reap, entry, os.WNOHANG)
-
-    def _wait_in_thread(self, entry: InChild, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            os.waitid(os.P_PID, entry.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            pass
-        try:
-            loop.call_soon_threadsafe(self._reap, entry, os.WNOHANG)
-        except RuntimeError:
-            # The loop has ended: server_close() reaps.
-            pass
 
     def _reap(self, entry: InChild, flags: int) -> None:
         try:
@@ -177,7 +122,8 @@ class ForkingMixIn(_Base):
             pid, status = entry.pid, 0
         if not pid:
             return
-        entry.end_watch()
+        if entry.watch is not None:
+            entry.watch.close()
         if status:
             with self._statistics_lock:
                 self.statistics.handlers_failed += 1
@@ -202,12 +148,3 @@ def _flush_standard_streams() -> None:
         except (AttributeError, ValueError, OSError):
             # None, closed, or a reader that is gone: print() would have told already.
             continue
-
-
-def _is_from_loop(handler: Any) -> bool:
-    """Whether a signal handler is one of an event loop, or of the runner that drives it."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    owner = type(getattr(handler, "__self__", None)).__module__
-    module = getattr(handler, "__module__", None) or ""
-    return any(name.partition(".")[0] in ("asyncio", "uvloop") for name in (owner, module))

@@ -8,13 +8,13 @@ import select
 import socket
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from ._handler_kinds import handler_kind
 from ._in_progress import InProgress, RequestsInProgress, current
+from .children import live_servers
 from .options import ServerOptions, apply_options
 from .pipeline import RequestPipeline, awaitable
 from .statistics import Statistics
@@ -24,9 +24,6 @@ logger = logging.getLogger("aiosocketserver")
 # Seconds that a handler has after it was cancelled, and again after its connection was
 # closed under it, before `shutdown` gives it up.
 _GRACE = 1.0
-
-# Every server with a socket, for a forked child to let go of it.
-live_servers: weakref.WeakSet[BaseServer] = weakref.WeakSet()
 
 # Told apart from None, which means no deadline.
 _OWN_TIMEOUT: Any = object()

@@ -1,0 +1,119 @@
+"""Forked children: they leave the parent's loop first, and are reaped one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class _HasDescriptors(Protocol):
+    def _close_in_child(self, kept: object) -> None:
+        """Let go of the loop and of all descriptors but that of the request `kept`."""
+
+
+# Every server of this process, for a forked child to let go of it.
+live_servers: weakref.WeakSet[_HasDescriptors] = weakref.WeakSet()
+
+
+def start_child(serve: Callable[[], int]) -> int:
+    """Fork a child that calls `serve` and exits with what it returns; the process id.
+
+    `serve` begins without the parent's loop, and calls `leave_servers` for the rest.
+    The child never returns; whatever `serve` raises ends it with exit code 1.
+    """
+    # A signal that comes before the child has left the loop would be the loop's, in
+    # both processes. It waits.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                _leave_loop()
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                status = serve()
+            finally:
+                # Whatever happens: the parent's loop must not go on in here. Out of
+                # range, the status would be an error.
+                os._exit(status & 0xFF)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return pid
+
+
+def _leave_loop() -> None:
+    """Undo in this child what the loop did to the process, without touching the loop.
+
+    Its epoll instance and wake-up socket are shared with the parent: to remove
+    something from it here would remove it there.
+    """
+    signal.set_wakeup_fd(-1)
+    asyncio._set_running_loop(None)
+    for number in signal.valid_signals():
+        if _is_from_loop(signal.getsignal(number)):
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
+
+
+def _is_from_loop(handler: Any) -> bool:
+    """Whether a signal handler is one of an event loop, or of the runner that drives it."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    owner = type(getattr(handler, "__self__", None)).__module__
+    module = getattr(handler, "__module__", None) or ""
+    return any(name.partition(".")[0] in ("asyncio", "uvloop") for name in (owner, module))
+
+
+def leave_servers(server: object = None, request: object = None) -> None:
+    """In a child: close what the parent's servers have open, but for `request` of `server`."""
+    for each in list(live_servers):
+        each._close_in_child(request if each is server else None)
+
+
+class ChildWatch:
+    """Has a loop call `on_end` when a child has ended, which then is to be reaped."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pid: int, on_end: Callable[[], object]
+    ) -> None:
+        self._loop = loop
+        self._pid = pid
+        self._on_end = on_end
+        self._descriptor = -1
+        try:
+            self._descriptor = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            # Another system than Linux, or no descriptor left.
+            threading.Thread(target=self._wait, daemon=True, name="child watcher").start()
+            return
+        loop.add_reader(self._descriptor, on_end)
+
+    def _wait(self) -> None:
+        try:
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            pass
+        try:
+            self._loop.call_soon_threadsafe(self._on_end)
+        except RuntimeError:
+            # The loop has ended: server_close() reaps.
+            pass
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._descriptor >= 0:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._descriptor)
+            self.close_in_child()
+
+    def close_in_child(self) -> None:
+        """In another child: let go of the descriptor and leave the loop alone."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
