@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import socket
 import threading
 from collections.abc import Callable
 from typing import Any, Unpack, cast
 
 from . import addresses
-from ._handler_kinds import HandlerKind
-from ._in_progress import InTask, current
-from .lingering import LingeringSockets, linger
+from .connections import ConnectionServer
+from .lingering import linger
 from .listener import Listener, is_listening
 from .options import ServerOptions
-from .server import BaseServer
 from .sockets import StreamSocket
 
 
-class TCPServer(BaseServer):
+class TCPServer(ConnectionServer):
     """A server on TCP sockets, and the base of those on other sockets.
 
     For methods and hooks see `BaseServer`. The constructor binds and listens, unless
@@ -54,7 +51,6 @@ class TCPServer(BaseServer):
     allow_reuse_port: bool = False
     max_line_size: int = 64 * 1024
     max_block_size: int = 16 * 1024 * 1024
-    linger_timeout: float = 2.0
 
     def __init__(
         self,
@@ -74,7 +70,6 @@ class TCPServer(BaseServer):
         if family != self.address_family:
             self.address_family = family
         self._listener: Listener | None = None
-        self._lingering: LingeringSockets | None = None
         self._timeout_before_serving: float | None = None
         # What lies at our path, so that only our own socket is ever removed.
         self._path_status: os.stat_result | None = None
@@ -162,9 +157,6 @@ class TCPServer(BaseServer):
 
     # Serving
 
-    def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._lingering = LingeringSockets(loop, self.linger_timeout)
-
     def _check_listening(self) -> None:
         if not is_listening(self.socket):
             raise RuntimeError(
@@ -202,76 +194,11 @@ class TCPServer(BaseServer):
         if self._listener is not None:
             await self._listener.drain(self.request_queue_size)
 
-    def _start_request(self, request: Any, client_address: Any) -> asyncio.Task[None]:
-        entry = InTask(request, client_address)
-        # Before the task, which under an eager task factory may end at once.
-        self._requests.add(entry)
-        assert self._loop is not None
-        entry.task = self._loop.create_task(self._serve_connection(entry))
-        return entry.task
-
-    async def _serve_connection(self, entry: InTask) -> None:
-        current.set(entry)
-        try:
-            await self._serve(entry.request, entry.client_address)
-        finally:
-            self._requests.discard(entry)
-
-    async def _serve_one(self, request: Any, client_address: Any) -> None:
-        task = self._start_request(request, client_address)
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            # Awaiting the task itself would pass this on as well, but a request that is
-            # cancelled ends without an error, and we would go on as if nothing had been.
-            task.cancel()
-            await asyncio.wait([task])
-            raise
-
-    def _prepared(self, request: Any) -> Any:
-        if self._kind is not HandlerKind.COROUTINE:
-            return request
-        assert self._lingering is not None
-        connection = StreamSocket(request, self._lingering)
-        entry = current.get()
-        if entry is not None:
-            entry.request = connection
-        return connection
-
     def _room_made(self) -> None:
         if self._listener is not None:
             self._listener.resume()
 
-    async def _wait_closed(self) -> None:
-        if self._lingering is not None:
-            await self._lingering.wait_closed()
-
-    def _abort_closing(self) -> None:
-        if self._lingering is not None:
-            self._lingering.abort()
-
-    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
-        if not isinstance(request, socket.socket):
-            return super()._is_clients_fault(error, request)
-        # A legacy handler's socket leaves no mark on its errors, so the state of the
-        # connection tells: once reset, it is hung up. (getpeername() would not do: a
-        # Unix socket keeps its peer.)
-        if not isinstance(error, ConnectionError) or request.fileno() < 0:
-            return False
-        state = select.poll()
-        state.register(request, 0)
-        return bool(state.poll(0))
-
     def _close_in_child(self, kept: object) -> None:
-        for entry in self._requests:
-            connection = entry.request
-            if isinstance(connection, StreamSocket):
-                connection._close_in_child()
-            elif isinstance(connection, socket.socket) and connection is not kept:
-                connection.close()
-        if self._lingering is not None:
-            self._lingering.close_in_child()
-            self._lingering = None
         # They are the parent's, also when the handler calls server_close().
         self._listener = None
         self._path_status = None

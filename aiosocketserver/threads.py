@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import weakref
@@ -12,6 +13,48 @@ from queue import Empty, SimpleQueue
 # Seconds that a thread waits for its next job. Trio and anyio chose 10 as well: long
 # enough for the gaps of a busy server, short enough to give a burst's threads back.
 IDLE_TIMEOUT = 10.0
+
+
+class Job:
+    """A blocking call in a thread of a pool; `join`, `is_alive` as those of `threading.Thread`."""
+
+    __slots__ = ("_ends_thread", "_running", "_worker", "context", "function", "name")
+
+    _worker: _Worker
+
+    def __init__(self, function: Callable[[], object], context: Context, name: str | None) -> None:
+        self.function = function
+        self.context = context
+        self.name = name
+        # Held while it runs: cheaper than an Event, for one in a thousand that is joined.
+        self._running = threading.Lock()
+        self._running.acquire()
+        self._ends_thread = False
+
+    @property
+    def daemon(self) -> bool:
+        """Whether its thread is a daemon."""
+        return self._worker.daemon
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._running.locked()
+
+    def join(self) -> None:
+        """Wait until it has ended, and its thread is idle or gone.
+
+        Raises RuntimeError when the job itself does that.
+        """
+        if self._worker is threading.current_thread():
+            raise RuntimeError("cannot join current thread")
+        with self._running:
+            pass
+        if self._ends_thread:
+            self._worker.join()
+
+    def _end(self, *, ends_thread: bool) -> None:
+        self._ends_thread = ends_thread
+        self._running.release()
 
 
 class ThreadPool:
@@ -30,37 +73,51 @@ class ThreadPool:
 
     def submit(
         self,
-        job: Callable[[], object],
+        function: Callable[[], object],
         context: Context,
         *,
         name: str | None = None,
         daemon: bool = True,
         reuse: bool = True,
-    ) -> None:
-        """Run `job` in `context`, in an idle thread or a new one of that `daemon` kind.
+    ) -> Job:
+        """Run `function` in `context`, in an idle thread or a new one of that `daemon` kind.
 
         The thread bears `name` while it runs the job. Raises RuntimeError when no
         thread can be started.
         """
+        job = Job(function, context, name)
         with self._lock:
             self._keeps_threads = True
             idle = self._idle[daemon]
             worker = idle.pop() if idle and reuse else None
             if worker is not None:
-                worker.jobs.put((job, context, name))
-                return
-        worker = _Worker(self, daemon=daemon, reuse=reuse)
-        worker.jobs.put((job, context, name))
+                job._worker = worker
+                worker.jobs.put(job)
+                return job
+        job._worker = worker = _Worker(self, daemon=daemon, reuse=reuse)
+        worker.jobs.put(job)
         worker.start()
+        return job
 
-    def end_idle(self) -> None:
-        """End the idle threads now, and each busy one after its job, until `submit` is called."""
+    def end_idle(self) -> list[threading.Thread]:
+        """End the idle threads now, and each busy one after its job, until `submit` is called.
+
+        Returns those that were idle: they may still be joined.
+        """
         with self._lock:
             self._keeps_threads = False
+            ending: list[threading.Thread] = []
             for idle in self._idle.values():
                 for worker in idle:
                     worker.jobs.put(None)
+                ending += idle
                 idle.clear()
+            return ending
+
+    def forget_threads(self) -> None:
+        """In a forked child: none of the threads is there."""
+        self._lock = threading.Lock()
+        self._idle = {True: [], False: []}
 
     def _keep(self, worker: _Worker) -> bool:
         """Make the worker an idle one; False when it has to end instead."""
@@ -84,19 +141,16 @@ class _Worker(threading.Thread):
         super().__init__(daemon=daemon, name="aiosocketserver worker")
         self.pool = pool
         self.reuse = reuse
-        self.jobs: SimpleQueue[tuple[Callable[[], object], Context, str | None] | None] = (
-            SimpleQueue()
-        )
+        self.jobs: SimpleQueue[Job | None] = SimpleQueue()
 
     def run(self) -> None:
         own_name = self.name
         job = self.jobs.get()
         while job is not None:
-            function, context, name = job
-            if name is not None:
-                self.name = name
+            if job.name is not None:
+                self.name = job.name
             try:
-                context.run(function)
+                job.context.run(job.function)
             except SystemExit:
                 # As in a thread of its own: it ends that one only, without a word.
                 pass
@@ -104,13 +158,16 @@ class _Worker(threading.Thread):
                 self._report()
             finally:
                 self.name = own_name
-                # Nothing of a job may live on while this thread is idle.
-                del function, context
+                # Nothing that the job holds may live on while somebody keeps the job.
+                del job.function, job.context
+                kept = self.reuse and self.pool._keep(self)
+                job._end(ends_thread=not kept)
+                # Nor while this thread is idle.
                 job = None
-            if self.reuse and self.pool._keep(self):
+            if kept:
                 job = self._next_job()
 
-    def _next_job(self) -> tuple[Callable[[], object], Context, str | None] | None:
+    def _next_job(self) -> Job | None:
         try:
             return self.jobs.get(timeout=IDLE_TIMEOUT)
         except Empty:
@@ -132,3 +189,13 @@ def _end_all_idle() -> None:
 # registers. The hook before that is not public; concurrent.futures needs it for the
 # same reason.
 threading._register_atexit(_end_all_idle)  # type: ignore[attr-defined]
+
+
+def _forget_threads() -> None:
+    for pool in list(_pools):
+        pool.forget_threads()
+
+
+# A job given to a thread that the fork has not copied would wait for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -1,6 +1,7 @@
 """The pool of reused threads: names, contexts, order of reuse, and when threads end."""
 
 import subprocess
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -163,7 +164,7 @@ def test_withdrawn_thread_takes_the_job_that_is_on_its_way(pool: ThreadPool) -> 
         patch.setattr(threads, "IDLE_TIMEOUT", 0.0)
         job = worker._next_job()
     assert job is not None
-    job[0]()
+    job.function()
     assert results.get(timeout=10)
 
 
@@ -273,3 +274,51 @@ def test_idle_threads_do_not_delay_the_exit(daemon: bool) -> None:
 def test_busy_threads_delay_the_exit_unless_they_are_daemons() -> None:
     assert exit_of("time.sleep(0.5)", daemon=False) == "done\n"
     assert exit_of("time.sleep(3600)", daemon=True) == ""
+
+
+def test_join_waits_for_the_job_and_for_a_thread_that_ends_with_it(pool: ThreadPool) -> None:
+    started, released = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        started.set()
+        released.wait(10)
+
+    job = pool.submit(wait, Context(), reuse=False, daemon=True)
+    assert started.wait(10)
+    assert job.is_alive()
+    assert job.daemon
+    released.set()
+    job.join()
+    assert not job.is_alive()
+    assert not job._worker.is_alive()
+
+
+def test_after_join_the_thread_is_idle(pool: ThreadPool) -> None:
+    pool.submit(lambda: None, Context()).join()
+    [thread] = pool.end_idle()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_job_cannot_join_itself(pool: ThreadPool) -> None:
+    errors: SimpleQueue[str] = SimpleQueue()
+    jobs: SimpleQueue[threads.Job] = SimpleQueue()
+
+    def join_itself() -> None:
+        with pytest.raises(RuntimeError) as raised:
+            jobs.get(timeout=10).join()
+        errors.put(str(raised.value))
+
+    jobs.put(pool.submit(join_itself, Context()))
+    assert errors.get(timeout=10) == "cannot join current thread"
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_threads_that_it_has_not(pool: ThreadPool) -> None:
+    pool.submit(lambda: None, Context()).join()  # the idle thread that the fork does not copy
+    pid = os.fork()
+    if not pid:
+        done = threading.Event()
+        pool.submit(done.set, Context())
+        os._exit(0 if done.wait(10) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
