@@ -10,17 +10,12 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
+from ._back_off import CAPACITY_ERRNOS, BackOff
+
 logger = logging.getLogger("aiosocketserver")
 
 # Connections taken for one wake-up before others on the loop have their turn.
 ACCEPT_BATCH = 100
-
-# The process or the system is short of something: what waits in the backlog can be
-# taken later. Trio and Twisted count the same ones.
-CAPACITY_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-FIRST_BACK_OFF = 0.05
-LAST_BACK_OFF = 1.0
 
 
 def is_listening(sock: socket.socket) -> bool:
@@ -67,10 +62,7 @@ class Listener:
         self._registered = False
         self._stopped = False
         self._suspended = False
-        # Since a shortage was logged, until the backlog has been emptied.
-        self._short = False
-        self._back_off = 0.0
-        self._back_off_timer: asyncio.TimerHandle | None = None
+        self._back_off = BackOff(loop, self.resume)
         # While the backlog is being drained: how many it can still hold.
         self._remaining = 0
         self._drained: asyncio.Future[None] | None = None
@@ -85,7 +77,7 @@ class Listener:
 
     def resume(self) -> None:
         """Go on after a pause, if there is room again."""
-        held = self._stopped or self._suspended or self._back_off_timer is not None
+        held = self._stopped or self._suspended or self._back_off.lasts
         if self._registered or held or not self._may_accept():
             return
         if self._drained is None:
@@ -113,7 +105,7 @@ class Listener:
             # Linux queues one more than listen(2) was told.
             self._remaining = backlog + 1
             self._drained = self._loop.create_future()
-            if self._back_off_timer is None:
+            if not self._back_off.lasts:
                 # A copy: a task that starts eagerly in one batch may drain the rest.
                 self._context.copy().run(self._accept_batch)
         try:
@@ -125,9 +117,7 @@ class Listener:
         """Accept nothing more."""
         self._stopped = True
         self._pause()
-        if self._back_off_timer is not None:
-            self._back_off_timer.cancel()
-            self._back_off_timer = None
+        self._back_off.stop()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
@@ -147,7 +137,7 @@ class Listener:
             try:
                 request, client_address = self._get_request()
             except BlockingIOError:
-                self._short = False
+                self._back_off.emptied()
                 break
             except OSError as error:
                 listening = is_listening(self._socket)
@@ -155,8 +145,9 @@ class Listener:
                     # Whoever waited there was turned away already.
                     break
                 if error.errno in CAPACITY_ERRNOS or not listening:
-                    self._log_shortage(error)
-                    self._back_off_from_accepting()
+                    self._back_off.log(error)
+                    self._pause()
+                    self._back_off.start()
                     return
                 # A connection that was gone before it was taken (ECONNABORTED, EPROTO,
                 # see accept(2)), a firewall's EPERM, or a failed handshake in somebody's
@@ -164,33 +155,15 @@ class Listener:
                 logger.debug("a connection could not be accepted: %s", error)
             except Exception:
                 logger.exception("get_request() failed")
-                self._back_off_from_accepting()
+                self._pause()
+                self._back_off.start()
                 return
             except BaseException as error:  # noqa: BLE001 - serve_forever() raises it
                 self._on_fatal(error)
                 break
             else:
-                self._back_off = 0.0
+                self._back_off.accepted()
                 self._remaining -= 1
                 self._on_request(request, client_address)
         if self._drained is not None:
             self.stop()
-
-    def _log_shortage(self, error: OSError) -> None:
-        if not self._short:
-            # Once for each shortage: a line for each try would fill the disk.
-            self._short = True
-            logger.error(
-                "accepting is paused, and goes on as soon as it can: %s (errno %s)",
-                error.strerror,
-                error.errno,
-            )
-
-    def _back_off_from_accepting(self) -> None:
-        self._pause()
-        self._back_off = min(max(FIRST_BACK_OFF, self._back_off * 2), LAST_BACK_OFF)
-        self._back_off_timer = self._loop.call_later(self._back_off, self._after_back_off)
-
-    def _after_back_off(self) -> None:
-        self._back_off_timer = None
-        self.resume()

@@ -26,6 +26,11 @@ _to_await: ContextVar[list[BaseRequestHandler | Coroutine[Any, Any, None]] | Non
 )
 
 
+def made_to_await() -> list[BaseRequestHandler | Coroutine[Any, Any, None]] | None:
+    """What was made for the hook that runs, in this context; None outside of one."""
+    return _to_await.get()
+
+
 def awaitable(result: object) -> bool:
     """Whether a hook has returned something to await; `inspect.isawaitable`, but quick."""
     return result is not None and hasattr(type(result), "__await__")
@@ -168,7 +173,7 @@ class RequestPipeline(Bridge):
                 self.run_on_loop(finish)
 
     def _made_to_await(self, made: BaseRequestHandler | Coroutine[Any, Any, None]) -> None:
-        to_await = _to_await.get()
+        to_await = made_to_await()
         if to_await is not None:
             to_await.append(made)
 

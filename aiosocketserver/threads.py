@@ -18,14 +18,21 @@ IDLE_TIMEOUT = 10.0
 class Job:
     """A blocking call in a thread of a pool; `join`, `is_alive` as those of `threading.Thread`."""
 
-    __slots__ = ("_ends_thread", "_running", "_worker", "context", "function", "name")
+    __slots__ = ("_ends_thread", "_on_end", "_running", "_worker", "context", "function", "name")
 
     _worker: _Worker
 
-    def __init__(self, function: Callable[[], object], context: Context, name: str | None) -> None:
+    def __init__(
+        self,
+        function: Callable[[], object],
+        context: Context,
+        name: str | None,
+        on_end: Callable[[Job], object] | None,
+    ) -> None:
         self.function = function
         self.context = context
         self.name = name
+        self._on_end = on_end
         # Held while it runs: cheaper than an Event, for one in a thousand that is joined.
         self._running = threading.Lock()
         self._running.acquire()
@@ -55,6 +62,8 @@ class Job:
     def _end(self, *, ends_thread: bool) -> None:
         self._ends_thread = ends_thread
         self._running.release()
+        if self._on_end is not None:
+            self._on_end(self)
 
 
 class ThreadPool:
@@ -69,6 +78,8 @@ class ThreadPool:
         # Last in, first out, so that the threads that are not needed are the ones to end.
         self._idle: dict[bool, list[_Worker]] = {True: [], False: []}
         self._keeps_threads = True
+        # Jobs that have not ended.
+        self.busy = 0
         _pools.add(self)
 
     def submit(
@@ -79,15 +90,17 @@ class ThreadPool:
         name: str | None = None,
         daemon: bool = True,
         reuse: bool = True,
+        on_end: Callable[[Job], object] | None = None,
     ) -> Job:
         """Run `function` in `context`, in an idle thread or a new one of that `daemon` kind.
 
-        The thread bears `name` while it runs the job. Raises RuntimeError when no
-        thread can be started.
+        The thread bears `name` while it runs the job, and calls `on_end` when it is
+        idle again or about to end. Raises RuntimeError when no thread can be started.
         """
-        job = Job(function, context, name)
+        job = Job(function, context, name, on_end)
         with self._lock:
             self._keeps_threads = True
+            self.busy += 1
             idle = self._idle[daemon]
             worker = idle.pop() if idle and reuse else None
             if worker is not None:
@@ -96,7 +109,12 @@ class ThreadPool:
                 return job
         job._worker = worker = _Worker(self, daemon=daemon, reuse=reuse)
         worker.jobs.put(job)
-        worker.start()
+        try:
+            worker.start()
+        except BaseException:
+            with self._lock:
+                self.busy -= 1
+            raise
         return job
 
     def end_idle(self) -> list[threading.Thread]:
@@ -116,15 +134,18 @@ class ThreadPool:
 
     def forget_threads(self) -> None:
         """In a forked child: none of the threads is there."""
+        self.busy = 0
         self._lock = threading.Lock()
         self._idle = {True: [], False: []}
 
     def _keep(self, worker: _Worker) -> bool:
-        """Make the worker an idle one; False when it has to end instead."""
+        """The worker's job has ended: make it an idle one; False when it has to end instead."""
         with self._lock:
-            if self._keeps_threads:
+            self.busy -= 1
+            kept = worker.reuse and self._keeps_threads
+            if kept:
                 self._idle[worker.daemon].append(worker)
-            return self._keeps_threads
+            return kept
 
     def _withdraw(self, worker: _Worker) -> bool:
         """Take a worker out that waited in vain; False when a job is on its way to it."""
@@ -160,7 +181,7 @@ class _Worker(threading.Thread):
                 self.name = own_name
                 # Nothing that the job holds may live on while somebody keeps the job.
                 del job.function, job.context
-                kept = self.reuse and self.pool._keep(self)
+                kept = self.pool._keep(self)
                 job._end(ends_thread=not kept)
                 # Nor while this thread is idle.
                 job = None

@@ -1,6 +1,22 @@
-"""The drop-in for the standard library's `socketserver`: comes with a later release.
+"""`socketserver` on an event loop: from aiosocketserver import compat as socketserver.
 
-Nothing is exported yet.
+All names of the standard library's module, with their behaviour; see docs/migration.md
+for the few differences. Other attributes of that module are found here as well.
 """
 
-__all__: list[str] = []
+from __future__ import annotations
+
+import socketserver as _socketserver
+from typing import Any
+
+from .install import install as install
+from .install import uninstall as uninstall
+from .servers import public_names as _public_names
+
+# install() and uninstall() are not for `from socketserver import *` to take along.
+__all__ = list(_socketserver.__all__)
+globals().update(_public_names())
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_socketserver, name)

@@ -1,7 +1,7 @@
 """The pool of reused threads: names, contexts, order of reuse, and when threads end."""
 
-import subprocess
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator

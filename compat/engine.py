@@ -1,0 +1,305 @@
+"""What compat replaces of socketserver: how a server waits for requests, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import socketserver
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from aiosocketserver.children import ChildWatch, live_servers
+from aiosocketserver.pipeline import made_to_await
+from aiosocketserver.threads import ThreadPool
+
+from .coroutines import CoroutineRequests, is_coroutine_handler
+from .loops import LoopFactory, loop_factory_of, new_loop
+from .serving import Serving
+
+if TYPE_CHECKING:
+
+    class _Base(socketserver.BaseServer):
+        def fileno(self) -> int: ...
+else:
+    _Base = object
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_STATE = "_aiosocketserver_state"
+
+
+class State:
+    """What the engine keeps for one server. The server's own attributes are the program's."""
+
+    def __init__(self) -> None:
+        self.servings: set[Serving] = set()
+        self.threads = ThreadPool()
+        self.child_watches: dict[int, ChildWatch] = {}
+        # What get_request() raised that `_handle_request_noblock` swallows.
+        self.accept_error: OSError | None = None
+        # The last RequestHandlerClass that was looked at, and what it was found to be.
+        self._handler: object = None
+        self._handler_is_coroutine = False
+        live_servers.add(self)
+
+    def is_coroutine_handler(self, handler: object) -> bool:
+        """`coroutines.is_coroutine_handler`, which takes longer."""
+        if handler is not self._handler:
+            self._handler_is_coroutine = is_coroutine_handler(handler)
+            self._handler = handler
+        return self._handler_is_coroutine
+
+    def serving_here(self) -> Serving | None:
+        """The serving that runs in this thread, and has called what asks."""
+        thread = threading.get_ident()
+        return next((each for each in self.servings if each.thread == thread), None)
+
+    def take_accept_error(self) -> OSError | None:
+        """What get_request() has raised since the last call."""
+        error, self.accept_error = self.accept_error, None
+        return error
+
+    def stop_servings(self) -> None:
+        """End `serve_forever` wherever it runs. Thread-safe."""
+        for serving in list(self.servings):
+            serving.stop_threadsafe()
+
+    def room_made(self) -> None:
+        """A request has ended. Thread-safe."""
+        for serving in list(self.servings):
+            serving.room_made()
+
+    def _close_in_child(self, kept: object) -> None:
+        for watch in self.child_watches.values():
+            watch.close_in_child()
+
+
+class _Stopped(threading.Event):
+    """socketserver's `__is_shut_down`, which also tells whether a `serve_forever` has ever begun.
+
+    That may be somebody's own one, made after socketserver's.
+    """
+
+    begun = False
+
+    def clear(self) -> None:
+        self.begun = True
+        super().clear()
+
+
+class Engine(_Base):
+    """Serves on an event loop what a socketserver class with all its hooks is.
+
+    It is a base of all server classes and mix-ins of compat, so that a class made half
+    from compat and half from the standard library is served by it too. Hooks and plain
+    handlers are called in the thread that called `serve_forever`, as in socketserver;
+    handlers of a mix-in in their threads and children, with finish_request,
+    handle_error, shutdown_request and close_request; coroutine handlers in tasks on the
+    loop.
+
+    Methods for the caller, beside socketserver's:
+
+    - serve_async(poll_interval=0.5): a coroutine, to serve on a loop that runs already,
+      beside other servers
+
+    Methods for coroutine handlers: `run_in_thread(function, *args)`.
+
+    Class variables that may be overridden, beside socketserver's:
+
+    - loop_factory: "asyncio", "uvloop", or a function that makes an event loop; None,
+      the default, for what the environment variable AIOSOCKETSERVER_LOOP says, and
+      "asyncio" without one
+    - shutdown_timeout: seconds that coroutine handlers have to end when `serve_forever`
+      ends, before they are cancelled; 5. None for ever
+    - max_line_size, max_block_size, linger_timeout, max_concurrency: for coroutine
+      handlers, as in `aiosocketserver.TCPServer` and `aiosocketserver.UDPServer`
+    """
+
+    loop_factory: LoopFactory | str | None = None
+    shutdown_timeout: float | None = 5.0
+    max_line_size: int = 64 * 1024
+    max_block_size: int = 16 * 1024 * 1024
+    linger_timeout: float = 2.0
+    max_concurrency: int = 1024
+
+    @property
+    def _aiosocketserver(self) -> State:
+        # Made when it is asked for: the constructors of mixed classes call one another
+        # by name, so that one of the engine's own would be left out.
+        state: State | None = vars(self).get(_STATE)
+        if state is None:
+            state = vars(self).setdefault(_STATE, State())
+        return state
+
+    # Serving
+
+    def serve_forever(self, poll_interval: float | None = 0.5) -> None:
+        """Serve until `shutdown`, on an event loop of its own in the calling thread.
+
+        Calls `service_actions` after each request and every `poll_interval` seconds; no
+        timer runs unless that is overridden. In a thread whose event loop is running it
+        blocks that loop, as socketserver's does.
+        """
+        serving: Serving | None = None
+        self._BaseServer__is_shut_down.clear()
+        try:
+            with new_loop(loop_factory_of(self)) as loop:
+                serving = Serving(self, loop, poll_interval)
+                loop.run_until_complete(self._serve(serving))
+        finally:
+            self._tell_stopped()
+        if serving.error is not None:
+            raise serving.error
+
+    async def serve_async(self, poll_interval: float | None = 0.5) -> None:
+        """Serve until `shutdown`, or until it is cancelled, on the running loop.
+
+        The hooks run on the loop's thread, and so do plain handlers, which block it: a
+        server with ThreadingMixIn or ForkingMixIn does not.
+        """
+        self._BaseServer__is_shut_down.clear()
+        try:
+            serving = Serving(self, asyncio.get_running_loop(), poll_interval)
+            await self._serve(serving)
+        finally:
+            self._tell_stopped()
+        if serving.error is not None:
+            raise serving.error
+
+    async def _serve(self, serving: Serving) -> None:
+        # A class that cannot work is told before anybody has connected.
+        self._aiosocketserver.is_coroutine_handler(self.RequestHandlerClass)
+        servings = self._aiosocketserver.servings
+        servings.add(serving)
+        try:
+            await serving.run()
+        finally:
+            servings.discard(serving)
+
+    def _tell_stopped(self) -> None:
+        self._BaseServer__shutdown_request = False
+        if not self._aiosocketserver.servings:
+            self._BaseServer__is_shut_down.set()
+
+    def shutdown(self) -> None:
+        """Stop `serve_forever`, from another thread, and return when it has ended.
+
+        Before `serve_forever` has begun it returns at once, and `serve_forever` ends as
+        it begins. Raises RuntimeError in the thread that serves, where socketserver's
+        would wait for itself for ever.
+        """
+        if self._aiosocketserver.serving_here() is not None:
+            raise RuntimeError(
+                "shutdown() waits for the end of serve_forever(), which runs in this very "
+                "thread: call it in another one, threading.Thread(target=server.shutdown).start()"
+            )
+        self._BaseServer__shutdown_request = True
+        stopped = self._BaseServer__is_shut_down
+        if getattr(stopped, "begun", True):
+            stopped.wait()
+
+    # socketserver's own attributes, which programs reach into: one that sets the first
+    # ends serve_forever() without a poll.
+
+    @property
+    def _BaseServer__shutdown_request(self) -> bool:  # noqa: N802
+        return bool(vars(self)["_BaseServer__shutdown_request"])
+
+    @_BaseServer__shutdown_request.setter
+    def _BaseServer__shutdown_request(self, value: bool) -> None:  # noqa: N802
+        vars(self)["_BaseServer__shutdown_request"] = value
+        if value:
+            self._aiosocketserver.stop_servings()
+
+    @property
+    def _BaseServer__is_shut_down(self) -> threading.Event:  # noqa: N802
+        event: threading.Event = vars(self)["_BaseServer__is_shut_down"]
+        return event
+
+    @_BaseServer__is_shut_down.setter
+    def _BaseServer__is_shut_down(self, value: threading.Event) -> None:  # noqa: N802
+        vars(self)["_BaseServer__is_shut_down"] = _Stopped()
+
+    def server_close(self) -> None:
+        """Close the server. A `serve_forever` that runs ends. May be overridden."""
+        self._aiosocketserver.stop_servings()
+        super().server_close()
+
+    # Requests
+
+    def _handle_request_noblock(self) -> None:
+        # As socketserver's, which swallows the error that tells that get_request() can
+        # only fail again: at EMFILE its loop spins.
+        try:
+            request, client_address = self.get_request()
+        except OSError as error:
+            self._aiosocketserver.accept_error = error
+            return
+        if self.verify_request(request, client_address):
+            try:
+                self.process_request(request, client_address)
+            except Exception:  # noqa: BLE001 - handle_error() reports it
+                self.handle_error(request, client_address)
+                self.shutdown_request(request)
+            except:
+                self.shutdown_request(request)
+                raise
+        else:
+            self.shutdown_request(request)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Call finish_request; have a coroutine handler serve in a task. May be overridden."""
+        if not self._serve_coroutine(request, client_address):
+            super().process_request(request, client_address)
+
+    def _serve_coroutine(self, request: Any, client_address: Any) -> bool:
+        """Have a coroutine handler serve the request; False if the handler is a legacy one."""
+        state = self._aiosocketserver
+        if not state.is_coroutine_handler(self.RequestHandlerClass):
+            return False
+        serving = state.serving_here()
+        if serving is not None:
+            serving.serve_coroutine(request, client_address)
+            return True
+        # handle_request(), which blocks until the request has been served.
+        failures: list[BaseException] = []
+        with new_loop(loop_factory_of(self)) as loop:
+            loop.run_until_complete(self._serve_one(failures, request, client_address))
+        if failures:
+            raise failures[0]
+        return True
+
+    async def _serve_one(
+        self, failures: list[BaseException], request: Any, client_address: Any
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        coroutines = CoroutineRequests(self, loop, on_fatal=failures.append, on_room=lambda: None)
+        await coroutines.serve_one(request, client_address)
+
+    def _has_room(self) -> bool:
+        """Whether one more request may be taken. The mix-ins have limits."""
+        return True
+
+    # What the core's coroutine handlers ask of their server
+
+    _checks_awaiting = True
+
+    def _made_to_await(self, handler: Any) -> None:
+        made = made_to_await()
+        if made is None:
+            raise TypeError(
+                f"{type(handler).__qualname__} is a coroutine handler, and was made where "
+                "nobody awaits it: give the class itself, or a functools.partial of it, to "
+                "the server as its RequestHandlerClass"
+            )
+        made.append(handler)
+
+    def run_in_thread(
+        self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]:
+        """Run a blocking function in a thread: see `aiosocketserver.BaseServer`."""
+        serving = self._aiosocketserver.serving_here()
+        if serving is None or serving.coroutines is None:
+            raise RuntimeError("run_in_thread() is for a coroutine handler of this server")
+        return serving.coroutines.run_in_thread(function, *args, **kwargs)

@@ -1,0 +1,110 @@
+"""Which event loop a compat server runs on, and code that must not see the one it is on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, cast
+
+LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
+
+# For programs that cannot be edited.
+LOOP_VARIABLE = "AIOSOCKETSERVER_LOOP"
+
+
+def loop_factory_of(server: object) -> LoopFactory:
+    """What makes the loop for `server`: its `loop_factory`, the environment, asyncio's default.
+
+    Raises as `loop_factory_named`.
+    """
+    # Not by getattr(): a plain function in a class body is not meant as a method.
+    chosen: Any = inspect.getattr_static(server, "loop_factory", None)
+    if isinstance(chosen, staticmethod):
+        chosen = chosen.__func__
+    if callable(chosen):
+        return cast("LoopFactory", chosen)
+    if chosen is not None:
+        return loop_factory_named(chosen, f"{type(server).__qualname__}.loop_factory")
+    return loop_factory_named(os.environ.get(LOOP_VARIABLE), f"the variable {LOOP_VARIABLE}")
+
+
+def loop_factory_named(name: object, source: str) -> LoopFactory:
+    """What makes the loop of that name; None and "" mean asyncio. `source` is told in errors.
+
+    Raises ValueError for a name that stands for no loop, and ImportError for a loop
+    that is not installed.
+    """
+    if not name or name == "asyncio":
+        # As the program's event loop policy has it.
+        return asyncio.new_event_loop
+    if name != "uvloop":
+        raise ValueError(f"{source} must be 'asyncio' or 'uvloop', and is {name!r}")
+    try:
+        import uvloop
+    except ImportError as error:
+        raise ImportError(
+            f"{source} asks for uvloop, which is not installed: pip install aiosocketserver[uvloop]"
+        ) from error
+    return uvloop.new_event_loop
+
+
+@contextlib.contextmanager
+def without_running_loop() -> Iterator[None]:
+    """Within it, this thread has no running loop, whether it has one or not.
+
+    Legacy code may run a loop of its own, with `asyncio.run` say, wherever it could do
+    so under socketserver.
+    """
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        yield
+        return
+    task = asyncio.current_task(loop)
+    if task is not None:
+        asyncio.tasks._leave_task(loop, task)
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(loop)
+        if task is not None:
+            asyncio.tasks._enter_task(loop, task)
+
+
+@contextlib.contextmanager
+def with_running_loop(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """The reverse, in legacy code that a callback of `loop` has called."""
+    before = asyncio._get_running_loop()
+    asyncio._set_running_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(before)
+
+
+@contextlib.contextmanager
+def new_loop(factory: LoopFactory) -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop to run in this thread, also inside another one; closed, with its tasks, at the end."""
+    with without_running_loop(), _kept_wakeup_fd(), asyncio.Runner(loop_factory=factory) as runner:
+        # Not runner.run(): its Ctrl-C cancels a task, where a plain handler, which
+        # blocks the loop, has to be interrupted.
+        yield runner.get_loop()
+
+
+@contextlib.contextmanager
+def _kept_wakeup_fd() -> Iterator[None]:
+    """A uvloop that runs in the main thread takes the descriptor from one around it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    descriptor = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(descriptor)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(descriptor)

@@ -1,0 +1,175 @@
+"""Legacy handlers in reused threads and in forked children."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socketserver
+import sys
+import threading
+from contextvars import Context, copy_context
+from typing import Any
+
+from aiosocketserver.children import ChildWatch, leave_servers, start_child
+from aiosocketserver.threads import Job
+
+from .engine import Engine
+
+
+class RequestThreads:
+    """The requests in threads that server_close() waits for, as socketserver's `_threads`.
+
+    Unlike its list, which keeps threads that have ended until the next one is added and
+    looks at each of them then, this one forgets a request when it ends.
+    """
+
+    def __init__(self) -> None:
+        # A dictionary for its order.
+        self._jobs: dict[Job, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def append(self, job: Job) -> None:
+        """Keep a job until it ends, unless it is a daemon's."""
+        if job.daemon:
+            return
+        self._jobs[job] = None
+        if not job.is_alive():
+            self.discard(job)
+
+    def discard(self, job: Job) -> None:
+        """Forget a job."""
+        self._jobs.pop(job, None)
+
+    def join(self) -> None:
+        """Wait until all have ended."""
+        for job in list(self._jobs):
+            job.join()
+
+
+def _context_of_new_thread() -> Context:
+    # Python 3.14 has a choice there, which free-threaded builds make differently.
+    inherits = getattr(sys.flags, "thread_inherit_context", False)
+    return copy_context() if inherits else Context()
+
+
+class ThreadingMixIn(socketserver.ThreadingMixIn, Engine):
+    """Mix-in class to handle each request in a thread of its own; threads are reused.
+
+    The handler finds what a new thread has: an empty context, socketserver's thread
+    name, `daemon` as asked. What differs is that `threading.local` data may be there
+    from an earlier request.
+
+    Class variables, beside socketserver's `daemon_threads` and `block_on_close`:
+
+    - max_threads: None, no limit, as in socketserver; at a limit the server takes no
+      more requests and the kernel's backlog holds the rest
+    - reuse_threads: True. With False each request gets a new thread
+    """
+
+    max_threads: int | None = None
+
+    # socketserver's, None or a list of threads there.
+    _threads: Any
+    reuse_threads: bool = True
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Have a thread serve the request; a coroutine handler is served on the loop."""
+        if self._serve_coroutine(request, client_address):
+            return
+        if self.block_on_close:
+            vars(self).setdefault("_threads", RequestThreads())
+        # socketserver names its threads by making them, and so do we: the number is the
+        # interpreter's next one.
+        name = threading.Thread(target=self.process_request_thread).name
+        job = self._aiosocketserver.threads.submit(
+            functools.partial(self.process_request_thread, request, client_address),
+            _context_of_new_thread(),
+            name=name,
+            daemon=bool(self.daemon_threads),
+            reuse=self.reuse_threads,
+            on_end=self._request_ended,
+        )
+        self._threads.append(job)
+
+    def _request_ended(self, job: Job) -> None:
+        threads = self._threads
+        if isinstance(threads, RequestThreads):
+            threads.discard(job)
+        self._aiosocketserver.room_made()
+
+    def _has_room(self) -> bool:
+        return self.max_threads is None or self._aiosocketserver.threads.busy < self.max_threads
+
+    def server_close(self) -> None:
+        """Close the server, and wait for the threads if `block_on_close` says so."""
+        super().server_close()
+        for thread in self._aiosocketserver.threads.end_idle():
+            thread.join()
+
+
+if hasattr(os, "fork"):
+
+    class ForkingMixIn(socketserver.ForkingMixIn, Engine):
+        """Mix-in class to handle each request in a new process.
+
+        The child lets go of the event loop, of what that has installed in the process,
+        and of the connections of coroutine handlers; all else is as in socketserver,
+        `active_children`, `max_children` and `block_on_close` too. While `serve_forever`
+        runs, children are reaped as they end, and at `max_children` the server takes no
+        more requests. Other people's children are never reaped.
+        """
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            """Have a child serve the request; a coroutine handler is served on the loop."""
+            if self._serve_coroutine(request, client_address):
+                return
+            self.collect_children()
+            pid = start_child(functools.partial(self._serve_in_child, request, client_address))
+            if self.active_children is None:
+                self.active_children = set()
+            self.active_children.add(pid)
+            state = self._aiosocketserver
+            serving = state.serving_here()
+            if serving is not None:
+                state.child_watches[pid] = ChildWatch(
+                    serving.loop, pid, functools.partial(self._reap, pid, os.WNOHANG)
+                )
+            self.close_request(request)
+
+        def _serve_in_child(self, request: Any, client_address: Any) -> int:
+            leave_servers()
+            status = 1
+            try:
+                self.finish_request(request, client_address)
+                status = 0
+            except Exception:  # noqa: BLE001 - handle_error() reports it
+                self.handle_error(request, client_address)
+            finally:
+                self.shutdown_request(request)
+            return status
+
+        def collect_children(self, *, blocking: bool = False) -> None:
+            """Reap the children that have ended; with `blocking`, wait for all of them."""
+            for pid in list(self.active_children or ()):
+                self._reap(pid, 0 if blocking else os.WNOHANG)
+
+        def _reap(self, pid: int, flags: int) -> None:
+            try:
+                ended, _ = os.waitpid(pid, flags)
+            except ChildProcessError:
+                # Somebody else has reaped it.
+                ended = pid
+            if not ended:
+                return
+            state = self._aiosocketserver
+            watch = state.child_watches.pop(pid, None)
+            if watch is not None:
+                watch.close()
+            if self.active_children is not None:
+                self.active_children.discard(pid)
+            state.room_made()
+
+        def _has_room(self) -> bool:
+            return len(self.active_children or ()) < self.max_children

@@ -1,0 +1,167 @@
+"""python -m aiosocketserver.compat: a program as it is, with compat in socketserver's place."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.machinery
+import os
+import pkgutil
+import runpy
+import sys
+import types
+from types import CodeType, TracebackType
+
+from .install import install
+from .loops import LOOP_VARIABLE, loop_factory_named
+
+_IN_SUBPROCESSES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "in_subprocesses")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m aiosocketserver.compat",
+        usage="%(prog)s [options] (script | -m module) [arguments ...]",
+        description="Run a Python program as it is, with its socketserver on an event loop.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--loop",
+        choices=["asyncio", "uvloop"],
+        help=f"the event loop of its servers (default: what {LOOP_VARIABLE} says, or asyncio)",
+    )
+    parser.add_argument(
+        "--subprocesses",
+        action="store_true",
+        help="do the same in the Python programs that it starts",
+    )
+    parser.add_argument(
+        "-m",
+        dest="module",
+        nargs=argparse.REMAINDER,
+        metavar="module [arguments ...]",
+        help="run a module, as `python -m` does; what follows is the module's",
+    )
+    parser.add_argument(
+        "script",
+        nargs=argparse.REMAINDER,
+        metavar="script [arguments ...]",
+        help="run a script, or a folder or an archive; what follows is the script's",
+    )
+    return parser
+
+
+def main() -> None:
+    """Run the command line. Everything that the program raises leaves here, as from `python`."""
+    parser = _parser()
+    options = parser.parse_args()
+    command: list[str] = options.module or options.script
+    if not command:
+        parser.error("a script, or -m and a module, is required")
+    if options.loop is not None:
+        os.environ[LOOP_VARIABLE] = options.loop
+    try:
+        loop_factory_named(os.environ.get(LOOP_VARIABLE), f"the variable {LOOP_VARIABLE}")
+    except (ImportError, ValueError) as error:
+        parser.error(str(error))
+    if options.subprocesses:
+        path = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_IN_SUBPROCESSES, path]))
+    install()
+    try:
+        if options.module:
+            _run_module(command)
+        else:
+            _run_script(command)
+    except SystemExit:
+        raise
+    except BaseException:
+        _hide_our_frames()
+        raise
+
+
+def _new_main_module() -> dict[str, object]:
+    # A module of its own, which stays: threads, pickles and child processes look there.
+    module = types.ModuleType("__main__")
+    module.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = module
+    return module.__dict__
+
+
+def _run_module(command: list[str]) -> None:
+    # Which is where `python -m` itself goes.
+    sys.argv = ["-m", *command[1:]]
+    _new_main_module()
+    runpy._run_module_as_main(command[0])  # type: ignore[attr-defined]
+
+
+def _run_script(command: list[str]) -> None:
+    path = command[0]
+    sys.argv = command
+    if pkgutil.get_importer(path) is not None:
+        # A folder or an archive: again, as `python` does.
+        _set_first_path(path)
+        _new_main_module()
+        runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
+        return
+    full_path = os.path.abspath(path)
+    _set_first_path(os.path.dirname(os.path.realpath(path)))
+    namespace = _new_main_module()
+    namespace.update(
+        __file__=full_path,
+        __cached__=None,
+        __loader__=importlib.machinery.SourceFileLoader("__main__", full_path),
+        __package__=None,
+        __spec__=None,
+    )
+    _execute(_code_of(full_path), namespace)
+
+
+def _set_first_path(folder: str) -> None:
+    # Python puts it there unless it was told not to (-P, -I): in the place of what it
+    # has put there for us.
+    if not sys.flags.safe_path:
+        sys.path[0] = folder
+
+
+def _code_of(path: str) -> CodeType:
+    try:
+        with open(path, "rb") as file:
+            code: CodeType | None = pkgutil.read_code(file)
+            if code is not None:
+                return code
+            file.seek(0)
+            source = file.read()
+    except OSError as error:
+        # The words and the exit code of `python` itself.
+        print(
+            f"{sys.executable}: can't open file {path!r}: [Errno {error.errno}] {error.strerror}",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    return compile(source, path, "exec", dont_inherit=True)
+
+
+def _execute(code: CodeType, namespace: dict[str, object]) -> None:
+    exec(code, namespace)
+
+
+# The last frames before the program's own, or before those of runpy, which `python -m`
+# shows as well.
+_LAST_FRAMES = {function.__code__ for function in (_execute, _code_of, _run_module, _run_script)}
+
+
+def _hide_our_frames() -> None:
+    """Have the exception that ends the program shown without the frames of this file."""
+    show = sys.excepthook
+
+    def show_without(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        shown, frame = traceback, traceback
+        while frame is not None:
+            if frame.tb_frame.f_code in _LAST_FRAMES:
+                shown = frame.tb_next
+            frame = frame.tb_next
+        show(kind, error.with_traceback(shown), shown)
+
+    sys.excepthook = show_without

@@ -1,0 +1,206 @@
+"""One server that is being served on a loop: readiness, ticks, pauses, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import socketserver
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from aiosocketserver._back_off import CAPACITY_ERRNOS, BackOff
+from aiosocketserver.listener import is_listening
+
+from .coroutines import CoroutineRequests
+from .loops import with_running_loop, without_running_loop
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+# Requests taken for one wake-up before others on the loop have their turn.
+BATCH = 32
+
+
+class Serving:
+    """A server on a loop, from the first request to the last.
+
+    It calls `_handle_request_noblock` whenever the server's descriptor is readable, and
+    `service_actions` after it and every `poll_interval` seconds, as socketserver's own
+    loop does. All methods but `stop_threadsafe` and `room_made` run on the loop's
+    thread.
+    """
+
+    def __init__(
+        self, server: Engine, loop: asyncio.AbstractEventLoop, poll_interval: float | None
+    ) -> None:
+        self.server = server
+        self.loop = loop
+        self.thread = threading.get_ident()
+        # What a hook or a plain handler raised that socketserver lets through.
+        self.error: BaseException | None = None
+        self.coroutines: CoroutineRequests | None = None
+        self._poll_interval = poll_interval
+        self._ended: asyncio.Future[None] = loop.create_future()
+        # One for all that is called, as the calling thread would have been.
+        self._context = copy_context()
+        self._descriptor = -1
+        self._poll = select.poll()
+        self._registered = False
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._back_off = BackOff(loop, self._resume)
+
+    async def run(self) -> None:
+        """Serve until `stop_threadsafe`, or until an error: see `error`."""
+        try:
+            self._start()
+            await self._ended
+        finally:
+            self._end()
+            if self.coroutines is not None:
+                await self.coroutines.end()
+
+    def _start(self) -> None:
+        if self.server._BaseServer__shutdown_request:
+            self._end()
+            return
+        self._descriptor = self.server.fileno()
+        if self._descriptor < 0:
+            raise ValueError(
+                f"the socket of this {type(self.server).__qualname__} is closed: make a new "
+                "server to serve again"
+            )
+        self._poll.register(self._descriptor, select.POLLIN)
+        self._resume()
+        hook = getattr(self.server.service_actions, "__func__", None)
+        if hook is not socketserver.BaseServer.service_actions:
+            self._schedule_tick()
+
+    # The end
+
+    def stop_threadsafe(self) -> None:
+        """End the serving. Thread-safe."""
+        try:
+            self.loop.call_soon_threadsafe(self._end)
+        except RuntimeError:
+            # The loop is closed: it has ended.
+            pass
+
+    def fail(self, error: BaseException) -> None:
+        """End the serving with `error`."""
+        if self.error is None:
+            self.error = error
+        self._end()
+
+    def _end(self) -> None:
+        self._back_off.stop()
+        self._unregister()
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    # Requests
+
+    def _on_readable(self) -> None:
+        self._call(self._take_requests)
+
+    def _take_requests(self) -> None:
+        server = self.server
+        for _ in range(BATCH):
+            server._handle_request_noblock()
+            server.service_actions()
+            if self._is_over() or not self._has_room():
+                return
+            error = server._aiosocketserver.take_accept_error()
+            if error is None:
+                self._back_off.accepted()
+            elif self._lasts(error):
+                self._back_off.log(error)
+                self._unregister()
+                self._back_off.start()
+                return
+            if not self._poll.poll(0):
+                self._back_off.emptied()
+                return
+
+    def _is_over(self) -> bool:
+        return self._ended.done() or self.server._BaseServer__shutdown_request
+
+    def _lasts(self, error: OSError) -> bool:
+        """Whether get_request() would fail again at once."""
+        if error.errno in CAPACITY_ERRNOS:
+            return True
+        sock: Any = getattr(self.server, "socket", None)
+        return (
+            isinstance(sock, socket.socket)
+            and sock.type == socket.SOCK_STREAM
+            and not is_listening(sock)
+        )
+
+    def _call(self, function: Callable[[], object]) -> None:
+        """Call what belongs to the legacy program. Whatever it raises ends the serving."""
+        try:
+            with without_running_loop():
+                self._context.run(function)
+        except BaseException as error:  # noqa: BLE001 - serve_forever() raises it
+            self.fail(error)
+
+    def _schedule_tick(self) -> None:
+        if self._poll_interval is not None:
+            self._timer = self.loop.call_later(max(0, self._poll_interval), self._tick)
+
+    def _tick(self) -> None:
+        self._call(self.server.service_actions)
+        if not self._ended.done():
+            self._schedule_tick()
+
+    # Pauses
+
+    def _has_room(self) -> bool:
+        """Whether one more request may be taken; without, nothing is, until `room_made`."""
+        self._paused = True
+        if self.server._has_room() and (self.coroutines is None or self.coroutines.has_room()):
+            self._paused = False
+            return True
+        self._unregister()
+        return False
+
+    def room_made(self) -> None:
+        """A request has ended. Thread-safe."""
+        if self._paused:
+            try:
+                self.loop.call_soon_threadsafe(self._resume)
+            except RuntimeError:
+                # The loop is closed: it has ended.
+                pass
+
+    def _resume(self) -> None:
+        if self._registered or self._ended.done() or self._back_off.lasts:
+            return
+        if self._has_room():
+            # uvloop makes the descriptor non-blocking, for every process that shares it.
+            blocking = os.get_blocking(self._descriptor)
+            self.loop.add_reader(self._descriptor, self._on_readable)
+            os.set_blocking(self._descriptor, blocking)
+            self._registered = True
+
+    def _unregister(self) -> None:
+        if self._registered:
+            self._registered = False
+            self.loop.remove_reader(self._descriptor)
+
+    # Coroutine handlers
+
+    def serve_coroutine(self, request: Any, client_address: Any) -> None:
+        """Have a coroutine handler serve the request in a task of this loop."""
+        if self.coroutines is None:
+            self.coroutines = CoroutineRequests(
+                self.server, self.loop, on_fatal=self.fail, on_room=self.room_made
+            )
+        with with_running_loop(self.loop):
+            self.coroutines.start(request, client_address)
