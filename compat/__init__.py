@@ -13,9 +13,10 @@ from .install import install as install
 from .install import uninstall as uninstall
 from .servers import public_names as _public_names
 
+_names = _public_names()
+globals().update(_names)
 # install() and uninstall() are not for `from socketserver import *` to take along.
-__all__ = list(_socketserver.__all__)
-globals().update(_public_names())
+__all__ = list(_names)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,8 @@
 # For type checkers: at run time these classes are made from socketserver's own, so that
 # they are those of the Python that runs.
+#
+# typeshed gives each kind of server_address and get_request() types of its own.
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
 
 import socketserver
 import sys

@@ -25,13 +25,14 @@ def is_coroutine_handler(handler: object) -> bool:
     Raises TypeError, which says what to change, where coroutines and plain functions
     are mixed in one class.
     """
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    if not isinstance(handler, type):
+    target: Any = handler
+    while isinstance(target, functools.partial):
+        target = target.func
+    if not isinstance(target, type):
         return False
     # Everything else that socketserver takes is fine, a class without handle() too.
-    hooks = (getattr(handler, name, None) for name in ("setup", "handle", "finish"))
-    if not issubclass(handler, BaseRequestHandler) and not any(
+    hooks = (getattr(target, name, None) for name in ("setup", "handle", "finish"))
+    if not issubclass(target, BaseRequestHandler) and not any(
         inspect.iscoroutinefunction(hook) or inspect.isasyncgenfunction(hook) for hook in hooks
     ):
         return False

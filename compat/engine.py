@@ -127,9 +127,8 @@ class Engine(_Base):
     def _aiosocketserver(self) -> State:
         # Made when it is asked for: the constructors of mixed classes call one another
         # by name, so that one of the engine's own would be left out.
-        state: State | None = vars(self).get(_STATE)
-        if state is None:
-            state = vars(self).setdefault(_STATE, State())
+        attributes: dict[str, Any] = vars(self)
+        state: State = attributes.get(_STATE) or attributes.setdefault(_STATE, State())
         return state
 
     # Serving

@@ -13,6 +13,8 @@ from .engine import Engine
 # Python 2's name, which many old texts use, comes with it.
 _NAMES = ("socketserver", "SocketServer")
 
+_PACKAGE = __name__.rpartition(".")[0]
+
 # What was there before install(), by name; None for nothing.
 _before: dict[str, ModuleType | None] = {}
 _reimported: list[str] = []
@@ -67,13 +69,13 @@ def uninstall() -> list[str]:
 
 
 def _compat() -> ModuleType:
-    return sys.modules[__package__]
+    return sys.modules[_PACKAGE]
 
 
 def _users_of(module: ModuleType) -> list[str]:
     """The modules that hold `module`, or a server class that is made with it."""
-    ours = __package__.partition(".")[0]
-    found = []
+    ours = _PACKAGE.partition(".")[0]
+    found: list[str] = []
     for name, user in list(sys.modules.items()):
         if user is module or name in _NAMES or name.partition(".")[0] == ours:
             continue

@@ -8,7 +8,7 @@ import inspect
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, cast
 
 LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
@@ -54,7 +54,7 @@ def loop_factory_named(name: object, source: str) -> LoopFactory:
 
 
 @contextlib.contextmanager
-def without_running_loop() -> Iterator[None]:
+def without_running_loop() -> Generator[None]:
     """Within it, this thread has no running loop, whether it has one or not.
 
     Legacy code may run a loop of its own, with `asyncio.run` say, wherever it could do
@@ -77,7 +77,7 @@ def without_running_loop() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def with_running_loop(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+def with_running_loop(loop: asyncio.AbstractEventLoop) -> Generator[None]:
     """The reverse, in legacy code that a callback of `loop` has called."""
     before = asyncio._get_running_loop()
     asyncio._set_running_loop(loop)
@@ -88,7 +88,7 @@ def with_running_loop(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def new_loop(factory: LoopFactory) -> Iterator[asyncio.AbstractEventLoop]:
+def new_loop(factory: LoopFactory) -> Generator[asyncio.AbstractEventLoop]:
     """A loop to run in this thread, also inside another one; closed, with its tasks, at the end."""
     with without_running_loop(), _kept_wakeup_fd(), asyncio.Runner(loop_factory=factory) as runner:
         # Not runner.run(): its Ctrl-C cancels a task, where a plain handler, which
@@ -97,7 +97,7 @@ def new_loop(factory: LoopFactory) -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @contextlib.contextmanager
-def _kept_wakeup_fd() -> Iterator[None]:
+def _kept_wakeup_fd() -> Generator[None]:
     """A uvloop that runs in the main thread takes the descriptor from one around it."""
     if threading.current_thread() is not threading.main_thread():
         yield

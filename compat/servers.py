@@ -21,7 +21,9 @@ class BaseServer(Engine, socketserver.BaseServer):
     __doc__ = socketserver.BaseServer.__doc__
 
 
-class TCPServer(socketserver.TCPServer, BaseServer):
+class TCPServer(  # pyright: ignore[reportIncompatibleVariableOverride]
+    socketserver.TCPServer, BaseServer
+):
     __doc__ = socketserver.TCPServer.__doc__
 
     def server_close(self) -> None:
@@ -51,7 +53,8 @@ def _counterpart(cls: type) -> Any:
 def public_names() -> dict[str, Any]:
     """All that `socketserver.__all__` names: counterparts, and the handler classes themselves."""
     names: dict[str, Any] = {}
-    for name in socketserver.__all__:
+    standard: list[str] = vars(socketserver)["__all__"]
+    for name in standard:
         thing = getattr(socketserver, name)
         if isinstance(thing, type) and (
             thing in _counterparts or issubclass(thing, socketserver.BaseServer)
