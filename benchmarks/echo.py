@@ -1,11 +1,16 @@
-"""Measure lock-step echo here against asyncio's streams: requests/s and CPU time a request.
+"""Measure lock-step echo here against what others do: requests/s and CPU time a request.
 
-A coroutine handler of this package and `asyncio.start_server` do the same on the same
-event loop, each in a process of its own, measured in turns so that a machine that slows
-down slows both:
+Two servers do the same, each in a process of its own, measured in turns so that a
+machine that slows down slows both. Coroutine handlers against `asyncio.start_server`,
+on the same event loop:
 
 - lines: `async for line in rfile` and `wfile.write`; `readline`, `write`, `drain`
 - blocks: `request.recv` and `request.sendall`; `read`, `write`, `drain`
+
+Legacy handlers on compat's ThreadingTCPServer against socketserver's:
+
+- threads: `request.recv` and `request.sendall`, connections that last
+- connects: the same once, a connection for each request
 
 The load comes from load.c, compiled on demand, which checks every byte of every answer.
 With two CPUs or more, servers run on one and the load on another. Linux only.
@@ -27,11 +32,15 @@ from typing import NoReturn
 
 FOLDER = Path(__file__).resolve().parent
 LOOPS = ("asyncio", "uvloop")
-WAYS = ("lines", "blocks")
 
-# As echo_servers.py knows them.
+# Who does the same elsewhere, by way. All as echo_servers.py knows them.
 HERE = "aiosocketserver"
-THERE = "asyncio streams"
+THERE = {
+    "lines": "asyncio streams",
+    "blocks": "asyncio streams",
+    "threads": "socketserver",
+    "connects": "socketserver",
+}
 
 # Seconds of load before the first round: the interpreter specialises what runs often.
 WARM_UP = 0.2
@@ -75,8 +84,8 @@ class Server:
 
     def serve(self, load: list[str], seconds: float) -> tuple[int, float]:
         """Put it under load; the number of requests, and the seconds that they took."""
-        program, *arguments = load
-        command = [program, self.port, *arguments, str(seconds)]
+        program, connections, size, *more = load
+        command = [program, self.port, connections, size, str(seconds), *more]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             give_up(f"the load failed: {done.stderr.strip()}")
@@ -121,25 +130,29 @@ def pin() -> str:
 def report(how: str, servers: dict[str, Server]) -> None:
     for which, server in servers.items():
         rate, cpu = statistics.median(server.rates), statistics.median(server.cpu_times)
-        print(f"  {how:<8}{which:<18}{rate:>10,.0f}{cpu:>10.2f}")
-    here, there = servers[HERE], servers[THERE]
+        print(f"  {how:<10}{which:<18}{rate:>10,.0f}{cpu:>10.2f}")
+    here, there = servers.values()
     # Of each round, because its two measurements were neighbours.
     rates = [a / b for a, b in zip(here.rates, there.rates, strict=True)]
     cpus = [b / a for a, b in zip(here.cpu_times, there.cpu_times, strict=True)]
     rate, cpu = statistics.median(rates), statistics.median(cpus)
-    print(f"  {'':<8}{'ratio':<18}{rate:>10.2f}{cpu:>10.2f}")
+    print(f"  {'':<10}{'ratio':<18}{rate:>10.2f}{cpu:>10.2f}")
 
 
 def measure(program: Path, loop: str, cpu: str, arguments: argparse.Namespace) -> None:
-    load = [str(program), str(arguments.connections), str(arguments.size)]
     print(
         f"\n{loop}: {arguments.connections} connections, {arguments.size} bytes, "
         f"medians of {arguments.rounds} rounds of {arguments.seconds:g} s"
     )
-    print(f"  {'':<8}{'':<18}{'requests/s':>10}{'cpu µs':>10}", flush=True)
-    for how in WAYS:
+    print(f"  {'':<10}{'':<18}{'requests/s':>10}{'cpu µs':>10}", flush=True)
+    for how in arguments.ways:
         with ExitStack() as stack:
-            servers = {which: start_server(stack, which, how, loop, cpu) for which in (HERE, THERE)}
+            servers = {
+                which: start_server(stack, which, how, loop, cpu) for which in (HERE, THERE[how])
+            }
+            load = [str(program), str(arguments.connections), str(arguments.size)]
+            if how == "connects":
+                load.append("reconnect")
             turns = list(servers.values())
             for server in turns:
                 server.serve(load, min(WARM_UP, arguments.seconds))
@@ -155,6 +168,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="%(default)s")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a round: %(default)s")
     parser.add_argument("--loops", default=",".join(LOOPS), help="%(default)s")
+    parser.add_argument("--ways", default=",".join(THERE), help="%(default)s")
     parser.add_argument("--connections", type=int, default=10, help="%(default)s")
     parser.add_argument("--size", type=int, default=1024, help="bytes of a message: %(default)s")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
@@ -162,6 +176,9 @@ def main() -> None:
     loops = arguments.loops.split(",")
     if unknown := [loop for loop in loops if loop not in LOOPS]:
         parser.error(f"--loops: {unknown[0]!r} is not one of {', '.join(LOOPS)}")
+    arguments.ways = arguments.ways.split(",")
+    if unknown := [way for way in arguments.ways if way not in THERE]:
+        parser.error(f"--ways: {unknown[0]!r} is not one of {', '.join(THERE)}")
     if arguments.rounds < 1:
         parser.error(f"--rounds must be at least 1, and is {arguments.rounds}")
     if arguments.quick:

@@ -7,9 +7,11 @@ seconds that it has used so far. It ends with its standard input.
 import asyncio
 import os
 import resource
+import socketserver
 import sys
+import threading
 
-from aiosocketserver import BaseRequestHandler, StreamRequestHandler, TCPServer
+from aiosocketserver import BaseRequestHandler, StreamRequestHandler, TCPServer, compat
 
 BLOCK = 64 * 1024
 
@@ -40,8 +42,42 @@ async def stream_blocks(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     writer.close()
 
 
+class Threads(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while data := self.request.recv(BLOCK):
+            self.request.sendall(data)
+
+
+class Connects(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request.sendall(self.request.recv(BLOCK))
+
+
+LEGACY_HANDLERS = {"threads": Threads, "connects": Connects}
 HANDLERS = {"lines": Lines, "blocks": Blocks}
 CALLBACKS = {"lines": stream_lines, "blocks": stream_blocks}
+
+
+def tell_cpu_time() -> None:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(used.ru_utime + used.ru_stime, flush=True)
+
+
+def serve_legacy(which: str, how: str, loop: str) -> None:
+    module = compat if which == "aiosocketserver" else socketserver
+    server = module.ThreadingTCPServer(("127.0.0.1", 0), LEGACY_HANDLERS[how], False)
+    # With 5, socketserver's own, a burst of clients waits for its SYN to be sent again.
+    server.request_queue_size = 128
+    # Only compat's knows it.
+    vars(server)["loop_factory"] = loop
+    with server:
+        server.server_bind()
+        server.server_activate()
+        threading.Thread(target=server.serve_forever).start()
+        print(server.server_address[1], flush=True)
+        for _ in sys.stdin:
+            tell_cpu_time()
+        server.shutdown()
 
 
 async def answer_standard_input() -> None:
@@ -50,8 +86,7 @@ async def answer_standard_input() -> None:
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while await reader.readline():
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        print(used.ru_utime + used.ru_stime, flush=True)
+        tell_cpu_time()
 
 
 async def serve(which: str, how: str) -> None:
@@ -70,6 +105,9 @@ async def serve(which: str, how: str) -> None:
 def main(which: str, how: str, loop: str, cpu: str = "") -> None:
     if cpu:
         os.sched_setaffinity(0, {int(cpu)})
+    if how in LEGACY_HANDLERS:
+        serve_legacy(which, how, loop)
+        return
     new_event_loop = asyncio.new_event_loop
     if loop == "uvloop":
         import uvloop

@@ -1,12 +1,15 @@
 /* A load generator for echo servers: lock-step requests on several connections.
  *
- *     load PORT CONNECTIONS SIZE SECONDS
+ *     load PORT CONNECTIONS SIZE SECONDS [reconnect]
  *
  * Each connection sends a message of SIZE bytes that ends in a newline, waits until as
  * many have come back, compares every byte, and sends the next. Messages differ between
  * connections and from one to the next, so an answer that is late, torn or somebody
  * else's does not pass. After SECONDS nothing more is sent, and the answers under way
  * are waited for.
+ *
+ * With `reconnect` each request has a connection of its own, which the server closes
+ * after its answer.
  *
  * Prints the number of requests and the seconds that they took. Ends with 1, and a line
  * on standard error, when an answer is wrong or a connection breaks.
@@ -62,9 +65,7 @@ static void send_next(struct connection *connection, size_t size) {
     }
 }
 
-static void open_connection(struct connection *connection, unsigned number, int port, size_t size) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+static void prepare_message(struct connection *connection, unsigned number, size_t size) {
     connection->number = number;
     connection->message = malloc(size);
     if (connection->message == NULL)
@@ -72,6 +73,11 @@ static void open_connection(struct connection *connection, unsigned number, int 
     for (size_t i = 0; i < size; i++)
         connection->message[i] = (char)('a' + (i + number) % 26);
     connection->message[size - 1] = '\n';
+}
+
+static void open_connection(struct connection *connection, int port, int epoll) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     connection->descriptor = socket(AF_INET, SOCK_STREAM, 0);
     if (connection->descriptor < 0)
         fail("socket");
@@ -80,14 +86,19 @@ static void open_connection(struct connection *connection, unsigned number, int 
     int on = 1;
     if (setsockopt(connection->descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0)
         fail("setsockopt");
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, connection->descriptor, &event) < 0)
+        fail("epoll_ctl");
 }
 
-/* Takes what has arrived. Returns 1 when the whole answer is there. */
-static int receive(struct connection *connection, char *buffer, size_t size) {
+/* Takes what has arrived. Returns 1 when the whole answer is there, and its end if that is due. */
+static int receive(struct connection *connection, char *buffer, size_t size, int ends) {
     /* One byte more than is due, to see an answer that is too long. */
     ssize_t count = recv(connection->descriptor, buffer, size - connection->received + 1, 0);
     if (count < 0)
         fail("recv");
+    if (count == 0 && ends && connection->received == size)
+        return 1;
     if (count == 0) {
         fprintf(stderr, "the server closed connection %u\n", connection->number);
         exit(1);
@@ -99,12 +110,13 @@ static int receive(struct connection *connection, char *buffer, size_t size) {
         exit(1);
     }
     connection->received += (size_t)count;
-    return connection->received == size;
+    return connection->received == size && !ends;
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) {
-        fprintf(stderr, "usage: load PORT CONNECTIONS SIZE SECONDS\n");
+    int reconnect = argc == 6 && strcmp(argv[5], "reconnect") == 0;
+    if (argc != 5 && !reconnect) {
+        fprintf(stderr, "usage: load PORT CONNECTIONS SIZE SECONDS [reconnect]\n");
         return 2;
     }
     int port = atoi(argv[1]);
@@ -124,10 +136,8 @@ int main(int argc, char **argv) {
     if (all == NULL || buffer == NULL || epoll < 0)
         fail("load");
     for (long i = 0; i < connections; i++) {
-        open_connection(&all[i], (unsigned)i, port, size);
-        struct epoll_event event = {.events = EPOLLIN, .data.ptr = &all[i]};
-        if (epoll_ctl(epoll, EPOLL_CTL_ADD, all[i].descriptor, &event) < 0)
-            fail("epoll_ctl");
+        prepare_message(&all[i], (unsigned)i, size);
+        open_connection(&all[i], port, epoll);
     }
 
     long requests = 0, under_way = connections;
@@ -146,13 +156,18 @@ int main(int argc, char **argv) {
         time = now();
         for (int i = 0; i < count; i++) {
             struct connection *connection = events[i].data.ptr;
-            if (!receive(connection, buffer, size))
+            if (!receive(connection, buffer, size, reconnect))
                 continue;
             requests++;
-            if (time - start < seconds)
-                send_next(connection, size);
-            else
+            if (time - start >= seconds) {
                 under_way--;
+                continue;
+            }
+            if (reconnect) {
+                close(connection->descriptor);
+                open_connection(connection, port, epoll);
+            }
+            send_next(connection, size);
         }
     }
     printf("%ld %.6f\n", requests, time - start);
