@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ._handler_kinds import HandlerKind
 from ._in_progress import InThread, current
+from .threads import name_of_new_thread
 
 if TYPE_CHECKING:
     from .server import BaseServer
@@ -68,9 +68,7 @@ class ThreadingMixIn(_Base):
         """Have a thread serve the request; a coroutine handler is served on the loop."""
         if self._kind is HandlerKind.COROUTINE:
             return super().process_request(request, client_address)
-        # socketserver names its threads by making them, and so do we: the number is the
-        # interpreter's next one.
-        name = threading.Thread(target=self.process_request_thread).name
+        name = name_of_new_thread(self.process_request_thread)
         awaited = self.block_on_close and not self.daemon_threads
         entry = InThread(request, client_address, name, awaited=awaited)
         self._requests.add(entry)

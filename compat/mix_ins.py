@@ -6,12 +6,11 @@ import functools
 import os
 import socketserver
 import sys
-import threading
 from contextvars import Context, copy_context
 from typing import Any
 
 from aiosocketserver.children import ChildWatch, leave_servers, start_child
-from aiosocketserver.threads import Job
+from aiosocketserver.threads import Job, name_of_new_thread
 
 from .engine import Engine
 
@@ -78,15 +77,12 @@ class ThreadingMixIn(socketserver.ThreadingMixIn, Engine):
         """Have a thread serve the request; a coroutine handler is served on the loop."""
         if self._serve_coroutine(request, client_address):
             return
-        if self.block_on_close:
+        if self.block_on_close and "_threads" not in vars(self):
             vars(self).setdefault("_threads", RequestThreads())
-        # socketserver names its threads by making them, and so do we: the number is the
-        # interpreter's next one.
-        name = threading.Thread(target=self.process_request_thread).name
         job = self._aiosocketserver.threads.submit(
             functools.partial(self.process_request_thread, request, client_address),
             _context_of_new_thread(),
-            name=name,
+            name=name_of_new_thread(self.process_request_thread),
             daemon=bool(self.daemon_threads),
             reuse=self.reuse_threads,
             on_end=self._request_ended,

@@ -16,7 +16,7 @@ from aiosocketserver._back_off import CAPACITY_ERRNOS, BackOff
 from aiosocketserver.listener import is_listening
 
 from .coroutines import CoroutineRequests
-from .loops import with_running_loop, without_running_loop
+from .loops import with_running_loop
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -144,11 +144,14 @@ class Serving:
 
     def _call(self, function: Callable[[], object]) -> None:
         """Call what belongs to the legacy program. Whatever it raises ends the serving."""
+        # As `without_running_loop`: in a callback of the loop there is no task to leave.
+        asyncio._set_running_loop(None)
         try:
-            with without_running_loop():
-                self._context.run(function)
+            self._context.run(function)
         except BaseException as error:  # noqa: BLE001 - serve_forever() raises it
             self.fail(error)
+        finally:
+            asyncio._set_running_loop(self.loop)
 
     def _schedule_tick(self) -> None:
         if self._poll_interval is not None:
