@@ -24,7 +24,7 @@ def serving(server: Any, poll_interval: float = 0.5) -> Iterator[Any]:
     def serve() -> None:
         try:
             server.serve_forever(poll_interval)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised below
             raised.append(error)
 
     thread = threading.Thread(target=serve)
