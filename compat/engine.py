@@ -175,6 +175,10 @@ class Engine(_Base):
             await serving.run()
         finally:
             servings.discard(serving)
+            if serving.coroutines is not None:
+                # One of them may have left a shutdown() to the loop's executor, for
+                # which closing the loop waits.
+                self._tell_stopped()
 
     def _tell_stopped(self) -> None:
         self._BaseServer__shutdown_request = False

@@ -11,35 +11,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import aiosocketserver
+from tests.compat_support import ask, serving
+from tests.page_support import ROOT, Page
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README = Page("README.md")
 TIMEOUT = 20
-# A port of the README; tests put another in its place, for two may run at once.
-PORT = re.compile(r"\b999[0-9]\b")
-
-
-def blocks(language: str, text: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def section(title: str) -> str:
-    text = re.split(rf"^##+ {re.escape(title)}$", README, flags=re.MULTILINE)[1]
-    return re.split(r"^##", text, maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def namespace_of(title: str) -> dict[str, Any]:
-    """What the Python block of a section defines, with its ports made 0 and its paths relative."""
-    [block] = blocks("python", section(title))
-    namespace: dict[str, Any] = {"__name__": "readme"}
-    source = PORT.sub("0", block).replace("/tmp/", "")
-    exec(compile(source, f"README.md, {title}", "exec"), namespace)
-    return namespace
 
 
 @pytest.fixture
@@ -75,8 +55,8 @@ def test_quick_start_works_word_for_word(
     environment: dict[str, str], tmp_path: Path, require_program: Callable[[str], str]
 ) -> None:
     require_program("nc")
-    install, start, talk = blocks("sh", section("Quick start"))
-    [server] = blocks("python", section("Quick start"))
+    install, start, talk = README.blocks("sh", "Quick start")
+    [server] = README.blocks("python", "Quick start")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     server, talk = server.replace("9999", port), talk.replace("9999", port)
@@ -151,7 +131,7 @@ async def talk(server: aiosocketserver.TCPServer, *texts: bytes) -> list[bytes]:
 
 
 async def test_legacy_handler_and_its_migrated_form_answer_alike() -> None:
-    names = namespace_of("Legacy handlers, in threads")
+    names = README.namespace("Legacy handlers, in threads")
     address = ("127.0.0.1", 0)
     async with aiosocketserver.ThreadingTCPServer(address, names["Legacy"]) as server:
         assert await talk(server, b"one\n", b"two\n") == [b"one\n", b"two\n"]
@@ -160,7 +140,7 @@ async def test_legacy_handler_and_its_migrated_form_answer_alike() -> None:
 
 
 async def test_two_servers_on_one_loop_serve_until_they_are_cancelled() -> None:
-    main = asyncio.create_task(namespace_of("Legacy handlers, in threads")["main"]())
+    main = asyncio.create_task(README.namespace("Legacy handlers, in threads")["main"]())
     # One turn of the loop, in which both begin to serve, and one in which they would fail.
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -170,14 +150,19 @@ async def test_two_servers_on_one_loop_serve_until_they_are_cancelled() -> None:
         await main
 
 
+def test_a_program_that_exists_needs_one_changed_line() -> None:
+    with serving(README.namespace("Programs that exist")["server"]) as server:
+        assert ask(server.server_address, b"one\ntwo\n") == b"one\ntwo\n"
+
+
 async def test_crossing_from_the_loop_to_a_thread() -> None:
-    names = namespace_of("From the loop to a thread, and back")
+    names = README.namespace("From the loop to a thread, and back")
     async with aiosocketserver.TCPServer(("127.0.0.1", 0), names["Coroutine"]) as server:
         assert await talk(server, b"one\n", b"two\n") == [b"ONE\n", b"TWO\n"]
 
 
 async def test_crossing_from_a_thread_to_the_loop() -> None:
-    names = namespace_of("From the loop to a thread, and back")
+    names = README.namespace("From the loop to a thread, and back")
     async with aiosocketserver.ThreadingTCPServer(("127.0.0.1", 0), names["Legacy"]) as server:
         serving = asyncio.create_task(server.serve_forever())
         assert await talk(server, b"one\n", b"stop\n") == [b"one\n", b""]
@@ -185,7 +170,7 @@ async def test_crossing_from_a_thread_to_the_loop() -> None:
 
 
 async def test_datagrams() -> None:
-    names = namespace_of("Datagrams")
+    names = README.namespace("Datagrams")
     twice = aiosocketserver.UDPServer(("127.0.0.1", 0), names["Twice"])
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -204,7 +189,7 @@ async def test_datagrams() -> None:
 
 async def test_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    async with namespace_of("Unix sockets")["server"] as server:
+    async with README.namespace("Unix sockets")["server"] as server:
         assert await talk(server, b"one\n") == [b"one\n"]
     assert not (tmp_path / "echo.sock").exists()
 
@@ -212,7 +197,8 @@ async def test_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_python_block_is_left_out() -> None:
     tested = ["Quick start", "Legacy handlers, in threads", "From the loop to a thread, and back"]
     tested += ["Datagrams", "Unix sockets"]
-    assert blocks("python", README) == [blocks("python", section(title))[0] for title in tested]
+    tested.insert(1, "Programs that exist")
+    assert README.blocks("python") == [README.blocks("python", title)[0] for title in tested]
 
 
 def value_of(cell: str) -> object:
@@ -224,7 +210,7 @@ def value_of(cell: str) -> object:
 
 
 def test_options_table_has_every_option_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section("Options"), re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", README.section("Options"), re.MULTILINE))
     assert sorted(rows) == sorted(aiosocketserver.ServerOptions.__annotations__)
     del rows["address_family"]
     servers = [
@@ -246,7 +232,9 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
         if "://" not in link
     ]
     assert links
-    assert [(page, link) for page, link in links if not (page.parent / link).exists()] == []
+    assert [
+        (page, link) for page, link in links if not (page.parent / link.partition("#")[0]).exists()
+    ] == []
 
 
 def test_every_page_that_the_code_refers_to_is_there() -> None:
