@@ -5,7 +5,7 @@
 #   make lint      the linters and type checkers only
 #   make format    put the code into the form that `make lint` asks for
 #   make mutants   put known faults into copies of the package: the tests must catch each
-#   make bench     measure the echo server against asyncio's streams
+#   make bench     measure echo against asyncio's streams and socketserver, and shutdown()
 #   make clean     remove what the above made
 #
 # PYTHON=/path/to/python chooses the interpreter of .venv; by default it is the newest on PATH.
@@ -52,6 +52,7 @@ mutants: $(CHECKS)
 
 bench: $(SERVES)
 	@$(RUN) benchmarks/echo.py
+	@$(RUN) benchmarks/shutdown.py
 
 clean:
 	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -41,7 +41,7 @@ def test_echo_prints_both_servers_and_their_ratio(require_program: Callable[[str
     assert (done.returncode, done.stderr) == (0, "")
     for loop in ("asyncio", "uvloop"):
         table = done.stdout.partition(f"\n{loop}: 10 connections, 1024 bytes")[2]
-        words = [line.split() for line in table.splitlines()[2:8]]
+        words = [line.split() for line in table.splitlines()[2:14]]
         heads = [" ".join(row[:-2]) for row in words]
         assert heads == [
             "lines aiosocketserver",
@@ -50,8 +50,20 @@ def test_echo_prints_both_servers_and_their_ratio(require_program: Callable[[str
             "blocks aiosocketserver",
             "blocks asyncio streams",
             "ratio",
+            "threads aiosocketserver",
+            "threads socketserver",
+            "ratio",
+            "connects aiosocketserver",
+            "connects socketserver",
+            "ratio",
         ]
         assert all(float(figure.replace(",", "")) > 0 for row in words for figure in row[-2:])
+
+
+def test_shutdown_prints_both() -> None:
+    done = run([sys.executable, "benchmarks/shutdown.py", "--rounds", "1"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["compat", "socketserver"]
 
 
 def test_echo_says_that_a_compiler_is_missing() -> None:
