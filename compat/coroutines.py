@@ -7,6 +7,7 @@ import functools
 import inspect
 import socket
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from aiosocketserver._handler_kinds import HandlerKind, handler_kind
@@ -14,6 +15,8 @@ from aiosocketserver.connections import ConnectionServer
 from aiosocketserver.datagram_socket import DatagramSocket
 from aiosocketserver.handlers import BaseRequestHandler
 from aiosocketserver.pipeline import awaitable, made_to_await
+
+from .loops import without_running_loop
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -29,6 +32,9 @@ def is_coroutine_handler(handler: object) -> bool:
     while isinstance(target, functools.partial):
         target = target.func
     if not isinstance(target, type):
+        if inspect.iscoroutinefunction(target):
+            # Whose result nobody would await. It raises, and says what to change.
+            handler_kind(handler, mix_in=True)
         return False
     # Everything else that socketserver takes is fine, a class without handle() too.
     hooks = (getattr(target, name, None) for name in ("setup", "handle", "finish"))
@@ -39,11 +45,23 @@ def is_coroutine_handler(handler: object) -> bool:
     return handler_kind(handler, mix_in=True) is HandlerKind.COROUTINE
 
 
+_serving: ContextVar[CoroutineRequests | None] = ContextVar(
+    "aiosocketserver_compat_requests", default=None
+)
+
+
+def requests_of(server: object) -> CoroutineRequests | None:
+    """What serves the request of `server` that the running code belongs to, if it does."""
+    found = _serving.get()
+    return found if found is not None and found._server is server else None
+
+
 class CoroutineRequests(ConnectionServer):
     """What the core does with the requests of one compat server, on one loop.
 
     The hooks that come after process_request() are the compat server's own, plain
-    functions that are called in the request's task.
+    functions that are called in the request's task. As legacy code they see no running
+    loop, but for finish_request(), which makes the handler.
     """
 
     def __init__(
@@ -62,9 +80,11 @@ class CoroutineRequests(ConnectionServer):
             server.RequestHandlerClass,
             linger_timeout=server.linger_timeout,
             shutdown_timeout=server.shutdown_timeout,
+            max_threads=getattr(server, "max_threads", None),
         )
         self._attach(loop)
-        self._datagram_socket: DatagramSocket | None = None
+        # One for each socket that get_request() has returned; as a rule there is one.
+        self._datagram_sockets: dict[socket.socket, DatagramSocket] = {}
 
     def start(self, request: Any, client_address: Any) -> None:
         """Serve a request in a task of its own."""
@@ -79,25 +99,30 @@ class CoroutineRequests(ConnectionServer):
 
     def has_room(self) -> bool:
         """Whether one more request may be taken. Datagrams have no descriptor to limit them."""
-        return self._datagram_socket is None or len(self._requests) < self._server.max_concurrency
+        return not self._datagram_sockets or len(self._requests) < self._server.max_concurrency
 
     async def end(self) -> None:
         """Let the handlers end, and cut them after the server's `shutdown_timeout`."""
         try:
-            await self._end_requests(self.shutdown_timeout)
+            await self._end_requests(self._server.shutdown_timeout)
         finally:
-            if self._datagram_socket is not None:
-                self._datagram_socket._stop()
+            for sock in self._datagram_sockets.values():
+                sock._stop()
+
+    def _start_request(self, request: Any, client_address: Any) -> asyncio.Task[None]:
+        match request:
+            case (_, socket.socket() as sock) if sock not in self._datagram_sockets:
+                # Now, and not in its task: `has_room` is asked before that begins.
+                assert self._loop is not None
+                self._datagram_sockets[sock] = DatagramSocket(sock, self._loop)
+        return super()._start_request(request, client_address)
 
     def _prepared(self, request: Any) -> Any:
         match request:
             case socket.socket():
                 return super()._prepared(request)
             case (data, socket.socket() as sock):
-                if self._datagram_socket is None:
-                    assert self._loop is not None
-                    self._datagram_socket = DatagramSocket(sock, self._loop)
-                return data, self._datagram_socket
+                return data, self._datagram_sockets[sock]
             case _:
                 # Whatever an overridden get_request() has made.
                 return request
@@ -107,6 +132,7 @@ class CoroutineRequests(ConnectionServer):
         return self._finish(request, client_address)
 
     async def _finish(self, request: Any, client_address: Any) -> None:
+        _serving.set(self)
         finish_request: Callable[..., Any] = self._server.finish_request
         result = finish_request(request, client_address)
         if awaitable(result):
@@ -118,11 +144,13 @@ class CoroutineRequests(ConnectionServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """The server's."""
-        self._server.handle_error(request, client_address)
+        with without_running_loop():
+            self._server.handle_error(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """The server's."""
-        self._server.shutdown_request(request)
+        with without_running_loop():
+            self._server.shutdown_request(request)
 
     def _stop_because_of(self, error: BaseException) -> None:
         self._on_fatal(error)

@@ -12,7 +12,7 @@ from aiosocketserver.children import ChildWatch, live_servers
 from aiosocketserver.pipeline import made_to_await
 from aiosocketserver.threads import ThreadPool
 
-from .coroutines import CoroutineRequests, is_coroutine_handler
+from .coroutines import CoroutineRequests, is_coroutine_handler, requests_of
 from .loops import LoopFactory, loop_factory_of, new_loop
 from .serving import Serving
 
@@ -38,6 +38,8 @@ class State:
         self.child_watches: dict[int, ChildWatch] = {}
         # What get_request() raised that `_handle_request_noblock` swallows.
         self.accept_error: OSError | None = None
+        # What a coroutine handler raised, whose request is shut down already.
+        self.fatal: BaseException | None = None
         # The last RequestHandlerClass that was looked at, and what it was found to be.
         self._handler: object = None
         self._handler_is_coroutine = False
@@ -53,12 +55,16 @@ class State:
     def serving_here(self) -> Serving | None:
         """The serving that runs in this thread, and has called what asks."""
         thread = threading.get_ident()
-        return next((each for each in self.servings if each.thread == thread), None)
+        return next((each for each in list(self.servings) if each.thread == thread), None)
 
     def take_accept_error(self) -> OSError | None:
         """What get_request() has raised since the last call."""
         error, self.accept_error = self.accept_error, None
         return error
+
+    def fail(self, error: BaseException) -> None:
+        """A coroutine handler has raised what handle_request() lets through."""
+        self.fatal = error
 
     def stop_servings(self) -> None:
         """End `serve_forever` wherever it runs. Thread-safe."""
@@ -231,6 +237,12 @@ class Engine(_Base):
 
     # Requests
 
+    def handle_request(self) -> None:
+        """Serve one request; a coroutine handler's has been served when it returns."""
+        # A class that cannot work is told before anybody has connected.
+        self._aiosocketserver.is_coroutine_handler(self.RequestHandlerClass)
+        super().handle_request()
+
     def _handle_request_noblock(self) -> None:
         # As socketserver's, which swallows the error that tells that get_request() can
         # only fail again: at EMFILE its loop spins.
@@ -248,6 +260,9 @@ class Engine(_Base):
             except:
                 self.shutdown_request(request)
                 raise
+            fatal, self._aiosocketserver.fatal = self._aiosocketserver.fatal, None
+            if fatal is not None:
+                raise fatal
         else:
             self.shutdown_request(request)
 
@@ -266,18 +281,15 @@ class Engine(_Base):
             serving.serve_coroutine(request, client_address)
             return True
         # handle_request(), which blocks until the request has been served.
-        failures: list[BaseException] = []
         with new_loop(loop_factory_of(self)) as loop:
-            loop.run_until_complete(self._serve_one(failures, request, client_address))
-        if failures:
-            raise failures[0]
+            loop.run_until_complete(self._serve_one(request, client_address))
         return True
 
-    async def _serve_one(
-        self, failures: list[BaseException], request: Any, client_address: Any
-    ) -> None:
+    async def _serve_one(self, request: Any, client_address: Any) -> None:
         loop = asyncio.get_running_loop()
-        coroutines = CoroutineRequests(self, loop, on_fatal=failures.append, on_room=lambda: None)
+        coroutines = CoroutineRequests(
+            self, loop, on_fatal=self._aiosocketserver.fail, on_room=lambda: None
+        )
         await coroutines.serve_one(request, client_address)
 
     def _has_room(self) -> bool:
@@ -302,7 +314,7 @@ class Engine(_Base):
         self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, R]:
         """Run a blocking function in a thread: see `aiosocketserver.BaseServer`."""
-        serving = self._aiosocketserver.serving_here()
-        if serving is None or serving.coroutines is None:
+        requests = requests_of(self)
+        if requests is None:
             raise RuntimeError("run_in_thread() is for a coroutine handler of this server")
-        return serving.coroutines.run_in_thread(function, *args, **kwargs)
+        return requests.run_in_thread(function, *args, **kwargs)

@@ -85,7 +85,12 @@ class Serving:
     def stop_threadsafe(self) -> None:
         """End the serving. Thread-safe."""
         try:
-            self.loop.call_soon_threadsafe(self._end)
+            if threading.get_ident() == self.thread:
+                # At once: server_close() is about to close the descriptor, and its
+                # number may soon be another one's.
+                self._end()
+            else:
+                self.loop.call_soon_threadsafe(self._end)
         except RuntimeError:
             # The loop is closed: it has ended.
             pass
