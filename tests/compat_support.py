@@ -1,9 +1,10 @@
 """What the tests of compat share. Small: a test should be readable on its own."""
 
+import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Seconds that nothing here takes: who waits longer waits in vain.
@@ -64,3 +65,65 @@ def ask(address: Any, question: bytes = b"") -> bytes:
         client.sendall(question)
         client.shutdown(socket.SHUT_WR)
         return receive_all(client)
+
+
+@contextlib.contextmanager
+def in_thread(function: Callable[[], object]) -> Iterator[None]:
+    """Call it in a thread, which ends before the block does; what it raises is raised here."""
+    failures = []
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            failures.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(BOUND)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
+
+
+def inside_a_loop(function: Callable[[], object]) -> Callable[[], None]:
+    """To call it in a coroutine, and see that the loop around it is still the running one."""
+
+    async def call() -> None:
+        function()
+        await asyncio.sleep(0)
+
+    return lambda: asyncio.run(call())
+
+
+@contextlib.contextmanager
+def shut_down(server: Any) -> Iterator[None]:
+    """Shut it down at the end."""
+    try:
+        yield
+    finally:
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def served(server: Any, way: str) -> Iterator[None]:
+    """Have the server serve in a thread, in one of the ways that there are."""
+    match way:
+        case "handle_request":
+            with in_thread(server.handle_request):
+                yield
+        case "handle_request inside a loop":
+            with in_thread(inside_a_loop(server.handle_request)):
+                yield
+        case "serve_forever":
+            with in_thread(server.serve_forever), shut_down(server):
+                yield
+        case "serve_forever inside a loop":
+            with in_thread(inside_a_loop(server.serve_forever)), shut_down(server):
+                yield
+        case "serve_async":
+            with in_thread(lambda: asyncio.run(server.serve_async())), shut_down(server):
+                yield

@@ -1,4 +1,4 @@
-"""Coroutine handlers on compat's servers: every server class, every way to serve, every hook."""
+"""Coroutine handlers on compat's servers: every server class, every way to serve."""
 
 import asyncio
 import contextlib
@@ -6,9 +6,7 @@ import contextvars
 import functools
 import select
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 
 import aiosocketserver
 from aiosocketserver import compat
-from tests.compat_support import BOUND, LOOP_NAMES, ask, connect, receive_all, serving
+from tests.compat_support import BOUND, LOOP_NAMES, ask, connect, receive_all, served, serving
 
 LOCALHOST = ("127.0.0.1", 0)
 
@@ -85,65 +83,6 @@ def exchange(server: Any, folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def in_thread(function: Callable[[], object]) -> Iterator[None]:
-    failures = []
-
-    def call() -> None:
-        try:
-            function()
-        except BaseException as error:  # noqa: BLE001 - raised below
-            failures.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join(BOUND)
-        assert not thread.is_alive()
-    if failures:
-        raise failures[0]
-
-
-def inside_a_loop(function: Callable[[], object]) -> Callable[[], None]:
-    """To call it in a coroutine, and see that the loop around it is still the running one."""
-
-    async def call() -> None:
-        function()
-        await asyncio.sleep(0)
-
-    return lambda: asyncio.run(call())
-
-
-@contextlib.contextmanager
-def shut_down(server: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        server.shutdown()
-
-
-@contextlib.contextmanager
-def served(server: Any, way: str) -> Iterator[None]:
-    match way:
-        case "handle_request":
-            with in_thread(server.handle_request):
-                yield
-        case "handle_request inside a loop":
-            with in_thread(inside_a_loop(server.handle_request)):
-                yield
-        case "serve_forever":
-            with in_thread(server.serve_forever), shut_down(server):
-                yield
-        case "serve_forever inside a loop":
-            with in_thread(inside_a_loop(server.serve_forever)), shut_down(server):
-                yield
-        case "serve_async":
-            with in_thread(lambda: asyncio.run(server.serve_async())), shut_down(server):
-                yield
-
-
 MIX_INS = {"plain": (), "Threading": (compat.ThreadingMixIn,), "Forking": (compat.ForkingMixIn,)}
 SERVERS = {
     f"{name} {base.__name__}": type(name + base.__name__, (*mix_in, base), {"tag": b"tag"})
@@ -183,166 +122,6 @@ def test_a_coroutine_handler_serves_on_every_server_class(
             # And again.
             with served(server, way):
                 exchange(server, tmp_path)
-
-
-# Hooks
-
-
-class Recording(compat.TCPServer):
-    """Notes which hook is called when, and whether it sees a running loop."""
-
-    def __init__(self, handler: Any) -> None:
-        super().__init__(LOCALHOST, handler)
-        self.calls: list[str] = []
-        self.closed = threading.Event()
-
-    def get_request(self) -> Any:
-        self.calls.append(f"get_request, {where()}")
-        return super().get_request()
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        assert type(request) is socket.socket
-        self.calls.append(f"verify_request, {where()}")
-        return super().verify_request(request, client_address)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.calls.append(f"process_request, {where()}")
-        super().process_request(request, client_address)
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        self.calls.append("finish_request")
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        self.calls.append(f"handle_error: {sys.exc_info()[1]}, {where()}")
-
-    def shutdown_request(self, request: Any) -> None:
-        self.calls.append(f"shutdown_request, {where()}")
-        super().shutdown_request(request)
-
-    def close_request(self, request: Any) -> None:
-        self.calls.append(f"close_request, {where()}")
-        super().close_request(request)
-        self.closed.set()
-
-
-BEFORE = [
-    "get_request, no loop",
-    "verify_request, no loop",
-    "process_request, no loop",
-    "finish_request",
-]
-AFTER = ["shutdown_request, no loop", "close_request, no loop"]
-
-
-@pytest.mark.parametrize("way", ["handle_request", "serve_forever", "serve_async"])
-def test_hooks_are_called_in_socketservers_order_and_see_no_loop(way: str) -> None:
-    class Handler(aiosocketserver.StreamRequestHandler):
-        server: Any
-
-        async def setup(self) -> None:
-            await super().setup()
-            self.server.calls.append(f"setup, {where()}")
-
-        async def handle(self) -> None:
-            self.server.calls.append(f"handle, {where()}")
-
-        async def finish(self) -> None:
-            self.server.calls.append(f"finish, {where()}")
-            await super().finish()
-
-    with Recording(Handler) as server, served(server, way):
-        assert ask(server.server_address) == b""
-        assert server.closed.wait(BOUND)
-        assert server.calls == [*BEFORE, "setup, loop", "handle, loop", "finish, loop", *AFTER]
-
-
-@pytest.mark.parametrize("way", ["handle_request", "serve_forever", "serve_async"])
-def test_a_handlers_exception_goes_to_handle_error_and_the_connection_is_closed(way: str) -> None:
-    class Handler(aiosocketserver.StreamRequestHandler):
-        async def handle(self) -> None:
-            await self.wfile.write(b"half an answer")
-            raise ValueError("wrong")
-
-    with Recording(Handler) as server, served(server, way):
-        assert ask(server.server_address) == b"half an answer"
-        assert server.closed.wait(BOUND)
-        assert server.calls == [*BEFORE, "handle_error: wrong, no loop", *AFTER]
-
-
-def test_handle_error_prints_what_socketservers_prints(capfd: pytest.CaptureFixture[str]) -> None:
-    class Handler(aiosocketserver.BaseRequestHandler):
-        async def handle(self) -> None:
-            raise ValueError("wrong")
-
-    with serving(compat.TCPServer(LOCALHOST, Handler)) as server:
-        with connect(server.server_address) as client:
-            address = client.getsockname()
-            assert receive_all(client) == b""
-        assert ask(server.server_address) == b""
-    printed = capfd.readouterr().err
-    assert f"Exception occurred during processing of request from {address}\nTraceb" in printed
-    assert printed.count("ValueError: wrong\n") == 2
-
-
-def test_a_request_that_is_not_verified_is_shut_down() -> None:
-    class Server(Recording):
-        def verify_request(self, request: Any, client_address: Any) -> bool:
-            return not super().verify_request(request, client_address)
-
-    with serving(Server(StreamHandler)) as server:
-        assert ask(server.server_address) == b""
-        assert server.closed.wait(BOUND)
-        assert server.calls == [*BEFORE[:2], *AFTER]
-
-
-class Naming(aiosocketserver.StreamRequestHandler):
-    """With one more argument."""
-
-    def __init__(self, request: Any, client_address: Any, server: Any, name: str) -> None:
-        super().__init__(request, client_address, server)
-        self.name = name
-
-    async def handle(self) -> None:
-        await self.wfile.write(self.name.encode())
-
-
-class WithoutReturn(compat.TCPServer):
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        self.RequestHandlerClass(request, client_address, self, "without")
-
-
-class WithReturn(compat.TCPServer):
-    def finish_request(self, request: Any, client_address: Any) -> Any:
-        return self.RequestHandlerClass(request, client_address, self, name="with")
-
-
-class AsCoroutine(compat.ThreadingTCPServer):
-    async def finish_request(self, request: Any, client_address: Any) -> None:  # type: ignore[override]
-        await self.RequestHandlerClass(request, client_address, self, name="coroutine")
-
-
-@pytest.mark.parametrize(
-    ("cls", "answer"),
-    [(WithoutReturn, b"without"), (WithReturn, b"with"), (AsCoroutine, b"coroutine")],
-)
-@pytest.mark.parametrize("way", ["handle_request", "serve_forever"])
-def test_finish_request_gives_the_handler_more_arguments(cls: Any, answer: bytes, way: str) -> None:
-    with cls(LOCALHOST, Naming) as server, served(server, way):
-        assert ask(server.server_address) == answer
-
-
-def test_a_handler_may_have_another_one_serve() -> None:
-    class Other(aiosocketserver.StreamRequestHandler):
-        async def handle(self) -> None:
-            await self.wfile.write(b"once")
-
-    class Handler(aiosocketserver.BaseRequestHandler):
-        async def handle(self) -> None:
-            await Other(self.request, self.client_address, self.server)
-
-    with serving(compat.TCPServer(LOCALHOST, Handler)) as server:
-        assert ask(server.server_address) == b"once"
 
 
 def test_get_request_may_return_what_it_likes_with_a_datagram() -> None:
@@ -430,31 +209,6 @@ def test_connections_have_contexts_of_their_own() -> None:
             assert client.recv(100) == answer
 
 
-def test_a_program_may_run_a_loop_of_its_own_in_its_hooks() -> None:
-    async def answer() -> bool:
-        await asyncio.sleep(0)
-        return True
-
-    class Server(Recording):
-        def verify_request(self, request: Any, client_address: Any) -> bool:
-            return asyncio.run(answer())
-
-        def shutdown_request(self, request: Any) -> None:
-            asyncio.run(answer())
-            super().shutdown_request(request)
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            asyncio.run(answer())
-
-    class Handler(aiosocketserver.StreamRequestHandler):
-        async def handle(self) -> None:
-            await self.wfile.write(b"answer")
-            raise ValueError
-
-    with serving(Server(Handler)) as server:
-        assert ask(server.server_address) == b"answer"
-
-
 @pytest.mark.parametrize("way", ["handle_request", "serve_forever", "serve_async"])
 def test_run_in_thread(way: str) -> None:
     class Handler(aiosocketserver.StreamRequestHandler):
@@ -493,7 +247,7 @@ def test_run_in_thread_outside_of_a_handler_is_an_error() -> None:
         compat.TCPServer(LOCALHOST, StreamHandler) as server,
         pytest.raises(RuntimeError, match="for a coroutine handler of this server"),
     ):
-        server.run_in_thread(print)
+        server.run_in_thread(print)  # type: ignore[unused-coroutine]
 
 
 def test_at_most_max_concurrency_datagrams_are_served_at_once() -> None:
@@ -511,6 +265,8 @@ def test_at_most_max_concurrency_datagrams_are_served_at_once() -> None:
     class Server(compat.UDPServer):
         max_concurrency = 3
         now = most = 0
+        begun: threading.Semaphore
+        go_on: threading.Event
 
     with (
         Server(LOCALHOST, Handler) as server,
