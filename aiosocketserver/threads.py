@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from queue import Empty, SimpleQueue
@@ -30,9 +31,16 @@ def name_of_new_thread(target: Callable[..., object]) -> str:
 class Job:
     """A blocking call in a thread of a pool; `join`, `is_alive` as those of `threading.Thread`."""
 
-    __slots__ = ("_ends_thread", "_on_end", "_running", "_worker", "context", "function", "name")
-
-    _worker: _Worker
+    __slots__ = (
+        "_ends_thread",
+        "_on_end",
+        "_running",
+        "_worker",
+        "context",
+        "daemon",
+        "function",
+        "name",
+    )
 
     def __init__(
         self,
@@ -40,27 +48,26 @@ class Job:
         context: Context,
         name: str | None,
         on_end: Callable[[Job], object] | None,
+        *,
+        daemon: bool,
     ) -> None:
         self.function = function
         self.context = context
         self.name = name
+        self.daemon = daemon
         self._on_end = on_end
-        # Held while it runs: cheaper than an Event, for one in a thousand that is joined.
+        # Held until it has ended: cheaper than an Event, for one in a thousand that is joined.
         self._running = threading.Lock()
         self._running.acquire()
+        self._worker: _Worker | None = None
         self._ends_thread = False
-
-    @property
-    def daemon(self) -> bool:
-        """Whether its thread is a daemon."""
-        return self._worker.daemon
 
     def is_alive(self) -> bool:
         """Whether it has not ended yet."""
         return self._running.locked()
 
     def join(self) -> None:
-        """Wait until it has ended, and its thread is idle or gone.
+        """Wait until it has ended, and its thread is free for another one or gone.
 
         Raises RuntimeError when the job itself does that.
         """
@@ -68,7 +75,7 @@ class Job:
             raise RuntimeError("cannot join current thread")
         with self._running:
             pass
-        if self._ends_thread:
+        if self._ends_thread and self._worker is not None:
             self._worker.join()
 
     def _end(self, *, ends_thread: bool) -> None:
@@ -76,6 +83,43 @@ class Job:
         self._running.release()
         if self._on_end is not None:
             self._on_end(self)
+
+
+class _Crew:
+    """The reused threads of a pool that are daemons, or those that are not, and their jobs.
+
+    Every job in the queue has a thread that is idle or on its way. Only one of them is
+    woken at a time, and wakes the next one before it turns to its job: a thread that
+    has just done with a short job often takes the next one sooner, and each thread that
+    is woken costs two switches between threads (docs/decisions/0006-reused-threads.md).
+    """
+
+    def __init__(self) -> None:
+        self.queue: deque[Job] = deque()
+        # Last in, first out, so that the threads that are not needed are the ones to end.
+        self.idle: list[_Worker] = []
+        # Those that were woken, or started, and have not looked at the queue yet.
+        self.on_their_way: set[_Worker] = set()
+
+    def lacks_threads(self) -> bool:
+        """Whether one more job needs one more thread."""
+        return len(self.queue) >= len(self.idle) + len(self.on_their_way)
+
+    def wake_if_needed(self) -> None:
+        """Wake a thread if there is a job and nobody is on the way to it."""
+        if self.queue and not self.on_their_way:
+            worker = self.idle.pop()
+            self.on_their_way.add(worker)
+            worker.wake.put(True)
+
+    def end_spare(self) -> list[_Worker]:
+        """End the threads that no job in the queue needs; they find out by themselves."""
+        needed = max(0, len(self.queue) - len(self.on_their_way))
+        spare, self.idle = self.idle[needed:], self.idle[:needed]
+        for worker in spare:
+            worker.wake.put(False)
+        # Their job was taken by another one.
+        return spare if self.queue else [*spare, *self.on_their_way]
 
 
 class ThreadPool:
@@ -87,8 +131,7 @@ class ThreadPool:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Last in, first out, so that the threads that are not needed are the ones to end.
-        self._idle: dict[bool, list[_Worker]] = {True: [], False: []}
+        self._crews = {True: _Crew(), False: _Crew()}
         self._keeps_threads = True
         # Jobs that have not ended.
         self.busy = 0
@@ -107,104 +150,127 @@ class ThreadPool:
         """Run `function` in `context`, in an idle thread or a new one of that `daemon` kind.
 
         The thread bears `name` while it runs the job, and calls `on_end` when it is
-        idle again or about to end. Raises RuntimeError when no thread can be started.
+        free again or about to end. Raises RuntimeError when no thread can be started.
         """
-        job = Job(function, context, name, on_end)
+        job = Job(function, context, name, on_end, daemon=daemon)
+        crew = self._crews[daemon] if reuse else _Crew()
         with self._lock:
             self._keeps_threads = True
             self.busy += 1
-            idle = self._idle[daemon]
-            worker = idle.pop() if idle and reuse else None
-            if worker is not None:
-                job._worker = worker
-                worker.jobs.put(job)
+            if not crew.lacks_threads():
+                crew.queue.append(job)
+                crew.wake_if_needed()
                 return job
-        job._worker = worker = _Worker(self, daemon=daemon, reuse=reuse)
-        worker.jobs.put(job)
+            crew.queue.append(job)
+            worker = _Worker(self, crew, daemon=daemon, reuse=reuse)
+            crew.on_their_way.add(worker)
         try:
             worker.start()
         except BaseException:
             with self._lock:
-                self.busy -= 1
-            raise
+                crew.on_their_way.discard(worker)
+                # If not, a thread that had done with its own job has taken it meanwhile.
+                failed = job in crew.queue
+                if failed:
+                    crew.queue.remove(job)
+                    self.busy -= 1
+                crew.wake_if_needed()
+            if failed:
+                raise
         return job
 
     def end_idle(self) -> list[threading.Thread]:
         """End the idle threads now, and each busy one after its job, until `submit` is called.
 
-        Returns those that were idle: they may still be joined.
+        Returns those that end now: they may still be joined.
         """
         with self._lock:
             self._keeps_threads = False
-            ending: list[threading.Thread] = []
-            for idle in self._idle.values():
-                for worker in idle:
-                    worker.jobs.put(None)
-                ending += idle
-                idle.clear()
-            return ending
+            ending = [worker for crew in self._crews.values() for worker in crew.end_spare()]
+        return [worker for worker in ending if worker.is_alive()]
 
     def forget_threads(self) -> None:
         """In a forked child: none of the threads is there."""
         self.busy = 0
         self._lock = threading.Lock()
-        self._idle = {True: [], False: []}
+        self._crews = {True: _Crew(), False: _Crew()}
 
-    def _keep(self, worker: _Worker) -> bool:
-        """The worker's job has ended: make it an idle one; False when it has to end instead."""
+    def _next_job(self, worker: _Worker, *, after_job: bool) -> tuple[Job | None, bool]:
+        """A job for a thread that is free, if there is one, and whether the thread goes on."""
+        crew = worker.crew
         with self._lock:
-            self.busy -= 1
+            if after_job:
+                self.busy -= 1
+            else:
+                crew.on_their_way.discard(worker)
+            if crew.queue:
+                job = crew.queue.popleft()
+                crew.wake_if_needed()
+                return job, True
             kept = worker.reuse and self._keeps_threads
             if kept:
-                self._idle[worker.daemon].append(worker)
-            return kept
+                crew.idle.append(worker)
+            return None, kept
 
-    def _withdraw(self, worker: _Worker) -> bool:
-        """Take a worker out that waited in vain; False when a job is on its way to it."""
+    def _leave(self, worker: _Worker) -> bool:
+        """A thread has waited in vain; False when it is needed, or a job is on its way to it."""
+        crew = worker.crew
         with self._lock:
-            idle = self._idle[worker.daemon]
-            if worker in idle:
-                idle.remove(worker)
-                return True
-            return False
+            if worker not in crew.idle or crew.queue:
+                return False
+            crew.idle.remove(worker)
+            return True
 
 
 class _Worker(threading.Thread):
-    def __init__(self, pool: ThreadPool, *, daemon: bool, reuse: bool) -> None:
+    def __init__(self, pool: ThreadPool, crew: _Crew, *, daemon: bool, reuse: bool) -> None:
         super().__init__(daemon=daemon, name="aiosocketserver worker")
         self.pool = pool
+        self.crew = crew
         self.reuse = reuse
-        self.jobs: SimpleQueue[Job | None] = SimpleQueue()
+        # True when there may be a job, False when the thread shall end.
+        self.wake: SimpleQueue[bool] = SimpleQueue()
 
     def run(self) -> None:
-        own_name = self.name
-        job = self.jobs.get()
-        while job is not None:
-            if job.name is not None:
-                self.name = job.name
-            try:
-                job.context.run(job.function)
-            except SystemExit:
-                # As in a thread of its own: it ends that one only, without a word.
-                pass
-            except BaseException:  # noqa: BLE001 - reported, as a thread of its own would
-                self._report()
-            finally:
-                self.name = own_name
-                # Nothing that the job holds may live on while somebody keeps the job.
-                del job.function, job.context
-                kept = self.pool._keep(self)
-                job._end(ends_thread=not kept)
-                # Nor while this thread is idle.
-                job = None
-            if kept:
-                job = self._next_job()
+        job, goes_on = self.pool._next_job(self, after_job=False)
+        while goes_on:
+            if job is not None:
+                done = job
+                self._run_job(done)
+                job, goes_on = self.pool._next_job(self, after_job=True)
+                done._end(ends_thread=not goes_on)
+                # Nothing of it may live on while this thread is idle.
+                del done
+            elif self._is_woken():
+                job, goes_on = self.pool._next_job(self, after_job=False)
+            else:
+                return
 
-    def _next_job(self) -> Job | None:
+    def _run_job(self, job: Job) -> None:
+        job._worker = self
+        own_name = self.name
+        if job.name is not None:
+            self.name = job.name
         try:
-            return self.jobs.get(timeout=IDLE_TIMEOUT)
-        except Empty:
-            return None if self.pool._withdraw(self) else self.jobs.get()
+            job.context.run(job.function)
+        except SystemExit:
+            # As in a thread of its own: it ends that one only, without a word.
+            pass
+        except BaseException:  # noqa: BLE001 - reported, as a thread of its own would
+            self._report()
+        finally:
+            self.name = own_name
+            # Nothing that the job holds may live on while somebody keeps the job.
+            del job.function, job.context
+
+    def _is_woken(self) -> bool:
+        """Wait for a job; False when the thread has to end instead."""
+        while True:
+            try:
+                return self.wake.get(timeout=IDLE_TIMEOUT)
+            except Empty:
+                if self.pool._leave(self):
+                    return False
 
     def _report(self) -> None:
         threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), self]))

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -45,7 +46,7 @@ class Blocked:
 
 def wait_until_idle(pool: ThreadPool, thread: threading.Thread) -> None:
     waiting = threading.Event()
-    while all(thread not in idle for idle in pool._idle.values()):
+    while all(thread not in crew.idle for crew in pool._crews.values()):
         waiting.wait(0.001)
 
 
@@ -147,25 +148,74 @@ def test_job_that_comes_as_the_thread_gives_up_is_run(
     assert sorted(done.get(timeout=10) for _ in range(500)) == list(range(500))
 
 
-def test_withdrawn_thread_takes_the_job_that_is_on_its_way(pool: ThreadPool) -> None:
+def test_thread_that_is_woken_as_it_gives_up_takes_the_job(pool: ThreadPool) -> None:
     """The moment between the end of a thread's patience and its leaving, held open."""
     results: SimpleQueue[str] = SimpleQueue()
-    withdraw = pool._withdraw
+    leave = pool._leave
 
-    def late(worker: Any) -> bool:
+    def late(worker: threads._Worker) -> bool:
+        pool._leave = leave  # type: ignore[method-assign]
+        threads.IDLE_TIMEOUT = 10.0
+        worker.name = "the late one"
         pool.submit(lambda: results.put(threading.current_thread().name), Context())
-        return withdraw(worker)
+        return leave(worker)
 
-    pool._withdraw = late  # type: ignore[method-assign]
-    worker = threads._Worker(pool, daemon=True, reuse=True)
-    assert pool._keep(worker)
-    worker.name = "the late one"
+    pool._leave = late  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "IDLE_TIMEOUT", 0.0)
-        job = worker._next_job()
-    assert job is not None
-    job.function()
-    assert results.get(timeout=10)
+        pool.submit(lambda: None, Context()).join()
+        assert results.get(timeout=10) == "the late one"
+
+
+def test_thread_that_has_done_takes_a_job_that_waits_for_a_thread_to_start(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Blocked(pool)
+    start = threads._Worker.start
+
+    def late(worker: threads._Worker) -> None:
+        first.released.set()
+        taken.join()
+        start(worker)
+
+    taken = threads.Job(lambda: None, Context(), None, None, daemon=True)
+    monkeypatch.setattr(threads, "Job", lambda *args, **kwargs: taken)
+    monkeypatch.setattr(threads._Worker, "start", late)
+    taken.function = lambda: first.begun.put(threading.current_thread())
+    assert pool.submit(taken.function, Context()) is taken
+    assert first.begun.get(timeout=10) is first.thread
+
+
+def test_thread_that_cannot_be_started_does_no_harm_when_another_takes_its_job(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Blocked(pool)
+    ended = threading.Event()
+
+    def fail(worker: threads._Worker) -> None:
+        first.released.set()
+        assert ended.wait(10)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads._Worker, "start", fail)
+    pool.submit(ended.set, Context()).join()
+    assert pool.busy == 0
+
+
+def test_one_thread_after_the_other_is_woken_for_jobs_that_block(pool: ThreadPool) -> None:
+    for job in [Blocked(pool) for _ in range(5)]:
+        job.release(pool)
+    begun: SimpleQueue[threading.Thread] = SimpleQueue()
+    released = threading.Event()
+
+    def block() -> None:
+        begun.put(threading.current_thread())
+        assert released.wait(10)
+
+    for _ in range(5):
+        pool.submit(block, Context())
+    assert len({begun.get(timeout=10) for _ in range(5)}) == 5
+    released.set()
 
 
 def test_end_idle_ends_idle_threads_now_and_busy_ones_after_their_job(pool: ThreadPool) -> None:
@@ -266,7 +316,7 @@ def test_idle_threads_do_not_delay_the_exit(daemon: bool) -> None:
     idle = (
         "from aiosocketserver import threads\n"
         "threads.IDLE_TIMEOUT = 3600\n"
-        "while not any(pool._idle.values()): time.sleep(0.01)"
+        "while not any(crew.idle for crew in pool._crews.values()): time.sleep(0.01)"
     )
     assert exit_of("pass", daemon=daemon, then=f"{idle}\n") == "done\n"
 
@@ -290,6 +340,7 @@ def test_join_waits_for_the_job_and_for_a_thread_that_ends_with_it(pool: ThreadP
     released.set()
     job.join()
     assert not job.is_alive()
+    assert job._worker is not None
     assert not job._worker.is_alive()
 
 
@@ -322,3 +373,19 @@ def test_a_forked_child_does_not_wait_for_threads_that_it_has_not(pool: ThreadPo
         pool.submit(done.set, Context())
         os._exit(0 if done.wait(10) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_end_idle_leaves_the_threads_that_jobs_wait_for(pool: ThreadPool) -> None:
+    for blocked in [Blocked(pool) for _ in range(3)]:
+        blocked.release(pool)
+    done: SimpleQueue[int] = SimpleQueue()
+    with pool._lock:  # no thread can take anything meanwhile
+        crew = pool._crews[True]
+        for number in range(3):
+            job = threads.Job(partial(done.put, number), Context(), None, None, daemon=True)
+            crew.queue.append(job)
+            crew.wake_if_needed()
+        spare = crew.end_spare()
+        pool.busy += 3
+    assert spare == []
+    assert sorted(done.get(timeout=10) for _ in range(3)) == [0, 1, 2]
