@@ -170,7 +170,7 @@ class BaseServer(RequestPipeline):
         except BaseException as error:
             self._stop_accepting()
             if isinstance(error, NotImplementedError):
-                raise _cannot_watch(loop) from error
+                raise cannot_watch(loop) from error
             raise
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -426,7 +426,7 @@ async def _until_readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> N
     try:
         loop.add_reader(descriptor, _set_once, readable)
     except NotImplementedError as error:
-        raise _cannot_watch(loop) from error
+        raise cannot_watch(loop) from error
     try:
         await readable
     finally:
@@ -438,7 +438,8 @@ def _set_once(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _cannot_watch(loop: asyncio.AbstractEventLoop) -> RuntimeError:
+def cannot_watch(loop: asyncio.AbstractEventLoop) -> RuntimeError:
+    """What to raise where `add_reader` is not implemented."""
     return RuntimeError(
         f"{type(loop).__qualname__} cannot watch sockets (it has no add_reader): "
         "use a selector event loop, or uvloop"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosocketserver._back_off import CAPACITY_ERRNOS, BackOff
 from aiosocketserver.listener import is_listening
+from aiosocketserver.server import cannot_watch
 
 from .coroutines import CoroutineRequests
 from .loops import with_running_loop
@@ -75,7 +76,10 @@ class Serving:
                 "server to serve again"
             )
         self._poll.register(self._descriptor, select.POLLIN)
-        self._resume()
+        try:
+            self._resume()
+        except NotImplementedError as error:
+            raise cannot_watch(self.loop) from error
         hook = getattr(self.server.service_actions, "__func__", None)
         if hook is not socketserver.BaseServer.service_actions:
             self._schedule_tick()

@@ -46,3 +46,42 @@ def test_a_loop_that_cannot_watch_sockets_gets_one_clear_error() -> None:
         "RuntimeError: Loop cannot watch sockets (it has no add_reader): "
         "use a selector event loop, or uvloop"
     )
+
+
+COMPAT_ELSEWHERE = """
+import asyncio, os, socket
+family = socket.AF_UNIX
+del socket.AF_UNIX, os.fork
+
+class Loop(asyncio.SelectorEventLoop):
+    def add_reader(self, fd, callback, *args):
+        raise NotImplementedError
+
+import socketserver
+from aiosocketserver import compat
+socket.AF_UNIX = family
+
+assert sorted(compat.__all__) == sorted(socketserver.__all__), compat.__all__
+missing = [n for n in ("ForkingMixIn", "UnixStreamServer") if hasattr(compat, n)]
+assert not missing, missing
+
+class Server(compat.ThreadingTCPServer):
+    loop_factory = Loop
+
+with Server(("127.0.0.1", 0), compat.BaseRequestHandler) as server:
+    server.serve_forever()
+"""
+
+
+def test_compat_has_what_socketserver_has_there_and_tells_of_the_loop() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", COMPAT_ELSEWHERE],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.stderr.splitlines()[-1] == (
+        "RuntimeError: Loop cannot watch sockets (it has no add_reader): "
+        "use a selector event loop, or uvloop"
+    )
