@@ -303,10 +303,19 @@ class Engine(_Base):
     def _made_to_await(self, handler: Any) -> None:
         made = made_to_await()
         if made is None:
+            if self._aiosocketserver.is_coroutine_handler(self.RequestHandlerClass):
+                advice = (
+                    "its process_request() has to call that of compat's own ThreadingMixIn, "
+                    "ForkingMixIn or server class, which has it served on the loop"
+                )
+            else:
+                advice = (
+                    "give the class itself, or a functools.partial of it, to the server as its "
+                    "RequestHandlerClass"
+                )
             raise TypeError(
-                f"{type(handler).__qualname__} is a coroutine handler, and was made where "
-                "nobody awaits it: give the class itself, or a functools.partial of it, to "
-                "the server as its RequestHandlerClass"
+                f"{type(handler).__qualname__} is a coroutine handler, and "
+                f"{type(self).__qualname__} made it where nobody awaits it: {advice}"
             )
         made.append(handler)
 
