@@ -151,6 +151,7 @@ class Engine(_Base):
         try:
             with new_loop(loop_factory_of(self)) as loop:
                 serving = Serving(self, loop, poll_interval)
+                loop.set_exception_handler(serving.on_loop_error)
                 loop.run_until_complete(self._serve(serving))
         finally:
             self._tell_stopped()
@@ -189,6 +190,8 @@ class Engine(_Base):
     def _tell_stopped(self) -> None:
         self._BaseServer__shutdown_request = False
         if not self._aiosocketserver.servings:
+            # Many programs never call server_close(), or override it without ours.
+            self._aiosocketserver.threads.end_idle()
             self._BaseServer__is_shut_down.set()
 
     def shutdown(self) -> None:

@@ -93,8 +93,8 @@ class Serving:
                 # At once: server_close() is about to close the descriptor, and its
                 # number may soon be another one's.
                 self._end()
-            else:
-                self.loop.call_soon_threadsafe(self._end)
+            # Then too: this may be a signal handler, and the loop is waiting.
+            self.loop.call_soon_threadsafe(self._end)
         except RuntimeError:
             # The loop is closed: it has ended.
             pass
@@ -104,6 +104,15 @@ class Serving:
         if self.error is None:
             self.error = error
         self._end()
+
+    def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The exception handler of a loop that runs nothing else."""
+        error = context.get("exception")
+        if error is not None and "handle" in context and self.coroutines is None:
+            # As a rule from a signal handler, which uvloop calls in a callback.
+            self.fail(error)
+        else:
+            loop.default_exception_handler(context)
 
     def _end(self) -> None:
         self._back_off.stop()

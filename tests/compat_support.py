@@ -3,9 +3,14 @@
 import asyncio
 import contextlib
 import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
+
+from aiosocketserver import compat
 
 # Seconds that nothing here takes: who waits longer waits in vain.
 BOUND = 20.0
@@ -127,3 +132,15 @@ def served(server: Any, way: str) -> Iterator[None]:
         case "serve_async":
             with in_thread(lambda: asyncio.run(server.serve_async())), shut_down(server):
                 yield
+
+
+# What runs a test's server: the measure, and compat on each loop.
+IMPLEMENTATIONS = ("socketserver", *LOOP_NAMES)
+
+
+def implementation(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The standard library's module, or compat on the loop of that name."""
+    if name == "socketserver":
+        return socketserver
+    monkeypatch.setenv("AIOSOCKETSERVER_LOOP", name)
+    return compat
