@@ -1,6 +1,5 @@
 """Signals in the thread that serves, the main one of a process: Ctrl-C, sys.exit, time limits."""
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
