@@ -26,6 +26,7 @@ from tests.compat_support import (
     served,
     serving,
 )
+from tests.support import until
 
 LOCALHOST = ("127.0.0.1", 0)
 
@@ -206,15 +207,22 @@ def test_ctrl_c_ends_handlers_in_progress_and_is_raised(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["serve_forever", "serve_async"])
-def test_shutdown_waits_for_handlers_in_progress_and_takes_no_more(way: str) -> None:
+def test_shutdown_waits_for_handlers_in_progress(way: str) -> None:
+    class Handler(Conversation):
+        async def server_says(self, line: bytes) -> None:
+            (serving,) = self.server._aiosocketserver.servings
+            await until(serving._ended.done)
+            # Time enough to be cancelled in.
+            await asyncio.sleep(0.02)
+            await super().server_says(line)
+
     with (
-        Server(LOCALHOST, Conversation) as server,
+        Server(LOCALHOST, Handler) as server,
         served(server, way),
         begun(server.server_address) as client,
     ):
+        client.sendall(b"line\n")
         with in_thread(server.shutdown):
-            # The kernel takes the connection, and nobody there serves it.
-            client.sendall(b"line\n")
             assert client.recv(5, socket.MSG_WAITALL) == b"line\n"
             assert not server._BaseServer__is_shut_down.is_set()
             client.sendall(b"end\n")
@@ -323,18 +331,18 @@ def test_a_handler_that_waits_for_shutdown_is_cancelled_and_the_server_ends(wher
 def test_a_handler_may_close_its_server_and_use_the_descriptor_again(way: str) -> None:
     class Closing(Ending):
         async def end(self) -> None:
+            number = self.server.fileno()
             self.server.server_close()
-            # It gets the number of the server's, which is the lowest that is free.
-            a, b = socket.socketpair()
-            with a, b:
-                for sock in (a, b):
-                    sock.setblocking(False)
+            with contextlib.ExitStack() as stack:
+                pair = [stack.enter_context(each) for each in socket.socketpair()]
+                # The lowest number that is free, which is the server's.
+                pair.sort(key=lambda each: each.fileno() != number)
                 loop = asyncio.get_running_loop()
-                receiving = asyncio.create_task(loop.sock_recv(a, 10))
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-                await loop.sock_sendall(b, b"data")
-                assert await asyncio.wait_for(receiving, BOUND) == b"data"
+                arrived = asyncio.Event()
+                loop.add_reader(pair[0], arrived.set)
+                pair[1].send(b"data")
+                await asyncio.wait_for(arrived.wait(), 5)
+                loop.remove_reader(pair[0])
 
     with Server(LOCALHOST, Closing) as server, served(server, way):
         assert ask(server.server_address) == b"done"
