@@ -259,18 +259,18 @@ def test_a_plain_handler_s_exit_ends_it_and_its_connection(
 
 
 def test_a_stop_that_is_too_late_changes_nothing(loop: str) -> None:
-    states = []
-    with compat.TCPServer(ADDRESS, once(compat)) as server:
-        with connect(server.server_address):
-            server.get_request, get_request = (  # type: ignore[method-assign]
-                lambda: (states.extend(server._aiosocketserver.servings), get_request())[1],
-                server.get_request,
-            )
-            server.serve_forever()
-        for serving_ in states:
-            serving_._paused = True
-            serving_.stop_threadsafe()
-            serving_.room_made()
+    servings: list[Any] = []
+
+    class Server(compat.TCPServer):
+        def service_actions(self) -> None:
+            servings.extend(self._aiosocketserver.servings)
+
+    with Server(ADDRESS, once(compat)) as server, connect(server.server_address):
+        server.serve_forever(3600)
+    # As when a thread has looked them up just before the loop was closed.
+    servings[0].stop_threadsafe()
+    servings[0]._paused = True
+    servings[0].room_made()
 
 
 # How its hooks run

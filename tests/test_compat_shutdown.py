@@ -142,7 +142,7 @@ def test_a_handler_in_a_thread_may_shut_down(module: Any) -> None:
 
 
 def test_shutdown_in_a_plain_handler_is_an_error(loop: str) -> None:
-    raised = []
+    raised: list[Any] = []
 
     def shut_down() -> None:
         with pytest.raises(
