@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, cast
@@ -90,21 +91,38 @@ def with_running_loop(loop: asyncio.AbstractEventLoop) -> Generator[None]:
 @contextlib.contextmanager
 def new_loop(factory: LoopFactory) -> Generator[asyncio.AbstractEventLoop]:
     """A loop to run in this thread, also inside another one; closed, with its tasks, at the end."""
-    with without_running_loop(), _kept_wakeup_fd(), asyncio.Runner(loop_factory=factory) as runner:
+    with without_running_loop(), asyncio.Runner(loop_factory=factory) as runner:
         # Not runner.run(): its Ctrl-C cancels a task, where a plain handler, which
         # blocks the loop, has to be interrupted.
-        yield runner.get_loop()
+        loop = runner.get_loop()
+        with _woken_by_signals(loop):
+            yield loop
 
 
 @contextlib.contextmanager
-def _kept_wakeup_fd() -> Generator[None]:
-    """A uvloop that runs in the main thread takes the descriptor from one around it."""
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Generator[None]:
+    """Have signals wake the loop, which calls Python's handlers for them when it runs.
+
+    One that comes just before the loop waits would else be seen after the next event.
+    socketserver's loop sees it at its next poll.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    descriptor = signal.set_wakeup_fd(-1)
-    signal.set_wakeup_fd(descriptor)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(descriptor)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        try:
+            loop.add_reader(ours, ours.recv, 4096)
+        except NotImplementedError:
+            # Nothing can be served on such a loop, which is told where that is tried.
+            yield
+            return
+        # A loop around this one may have had it, and has it back afterwards.
+        before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(ours)

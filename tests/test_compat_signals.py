@@ -83,6 +83,25 @@ except KeyboardInterrupt:
     )
 
 
+def test_ctrl_c_that_does_not_interrupt_the_waiting_ends_an_idle_server(name: str) -> None:
+    """As when it comes just before the loop waits: here, because another thread gets it."""
+    assert (
+        run(
+            name,
+            """\
+def interrupt():
+    time.sleep(0.2)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+try:
+    server.serve_forever()
+except KeyboardInterrupt:
+    print("KeyboardInterrupt")""",
+        )
+        == "KeyboardInterrupt\n"
+    )
+
+
 def test_ctrl_c_interrupts_a_plain_handler_whose_client_sees_the_end(name: str) -> None:
     assert (
         run(
