@@ -76,6 +76,8 @@ class Serving:
                 "server to serve again"
             )
         self._poll.register(self._descriptor, select.POLLIN)
+        # One from an earlier handle_request() says nothing about now.
+        self.server._aiosocketserver.take_accept_error()
         try:
             self._resume()
         except NotImplementedError as error:

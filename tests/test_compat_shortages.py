@@ -1,4 +1,4 @@
-"""A listening socket that is ready and cannot be accepted from: no spinning, and one line of log."""
+"""A listening socket that cannot be accepted from: no spinning, and one line of log."""
 
 import errno
 import logging
@@ -110,7 +110,8 @@ def test_a_listening_socket_that_was_shut_down_is_tried_ever_more_seldom(
         assert third.wait(BOUND)
         server.shutdown()
     assert len(caplog.records) == 1
-    assert len(tries) == 3
+    # Thousands, where it spins.
+    assert len(tries) < 10
 
 
 def test_a_failed_handshake_in_get_request_concerns_nobody_else(
