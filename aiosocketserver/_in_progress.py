@@ -133,6 +133,9 @@ class RequestsInProgress:
     def __len__(self) -> int:
         return len(self._requests)
 
+    def __contains__(self, request: InProgress) -> bool:
+        return request in self._requests
+
     def __iter__(self) -> Any:
         return iter(self._requests)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import select
 import socket
 from typing import Any
@@ -35,7 +36,14 @@ class ConnectionServer(BaseServer):
         self._requests.add(entry)
         assert self._loop is not None
         entry.task = self._loop.create_task(self._serve_connection(entry))
+        entry.task.add_done_callback(functools.partial(self._end_unbegun, entry))
         return entry.task
+
+    def _end_unbegun(self, entry: InTask, task: asyncio.Task[None]) -> None:
+        """Let go of a connection whose task was cancelled before it had begun."""
+        if entry in self._requests:
+            self._requests.discard(entry)
+            self.close_request(entry.request)
 
     async def _serve_connection(self, entry: InTask) -> None:
         current.set(entry)

@@ -51,7 +51,15 @@ class BaseRequestHandler:
         self.request = request
         self.client_address = client_address
         self.server = server
-        if server._checks_awaiting:
+        try:
+            watched = server._checks_awaiting
+        except AttributeError:
+            raise TypeError(
+                f"{type(self).__qualname__} is a coroutine handler, which a "
+                f"{type(server).__module__}.{type(server).__qualname__} does not await: use a "
+                "server class of aiosocketserver, or of aiosocketserver.compat"
+            ) from None
+        if watched:
             server._made_to_await(self)
 
     # Whether somebody has awaited this instance, for the server to tell who forgot.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypedDict
 
 
@@ -96,8 +96,15 @@ def apply_options(server: object, given: ServerOptions) -> None:
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
             raise TypeError(f"{name_of_class} has no option {name!r}: {hint}")
         setattr(server, name, value)
-    for name in known:
+    check_options(server, known)
+
+
+def check_options(server: object, names: Iterable[str]) -> None:
+    """Raise ValueError for a value on `server` that makes no sense."""
+    for name in names:
         value = getattr(server, name)
         wanted = _CHECKS[name](value)
         if wanted is not None:
-            raise ValueError(f"{name_of_class}.{name} must be {wanted}, and is {value!r}")
+            raise ValueError(
+                f"{type(server).__qualname__}.{name} must be {wanted}, and is {value!r}"
+            )

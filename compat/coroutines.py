@@ -115,6 +115,8 @@ class CoroutineRequests(ConnectionServer):
                 # Now, and not in its task: `has_room` is asked before that begins.
                 assert self._loop is not None
                 self._datagram_sockets[sock] = DatagramSocket(sock, self._loop)
+            case _:
+                pass
         return super()._start_request(request, client_address)
 
     def _prepared(self, request: Any) -> Any:

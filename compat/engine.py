@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aiosocketserver.children import ChildWatch, live_servers
+from aiosocketserver.options import check_options
 from aiosocketserver.pipeline import made_to_await
 from aiosocketserver.threads import ThreadPool
 
@@ -27,6 +28,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _STATE = "_aiosocketserver_state"
+
+COROUTINE_OPTIONS = (
+    "shutdown_timeout",
+    "max_line_size",
+    "max_block_size",
+    "linger_timeout",
+    "max_concurrency",
+)
 
 
 class State:
@@ -174,8 +183,7 @@ class Engine(_Base):
             raise serving.error
 
     async def _serve(self, serving: Serving) -> None:
-        # A class that cannot work is told before anybody has connected.
-        self._aiosocketserver.is_coroutine_handler(self.RequestHandlerClass)
+        self._check_handler()
         servings = self._aiosocketserver.servings
         servings.add(serving)
         try:
@@ -242,9 +250,13 @@ class Engine(_Base):
 
     def handle_request(self) -> None:
         """Serve one request; a coroutine handler's has been served when it returns."""
-        # A class that cannot work is told before anybody has connected.
-        self._aiosocketserver.is_coroutine_handler(self.RequestHandlerClass)
+        self._check_handler()
         super().handle_request()
+
+    def _check_handler(self) -> None:
+        """Tell what cannot work before anybody has connected."""
+        if self._aiosocketserver.is_coroutine_handler(self.RequestHandlerClass):
+            check_options(self, COROUTINE_OPTIONS)
 
     def _handle_request_noblock(self) -> None:
         # As socketserver's, which swallows the error that tells that get_request() can

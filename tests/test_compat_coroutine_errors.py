@@ -218,3 +218,15 @@ def test_a_stream_handler_on_a_datagram_server_is_told(told: list[str]) -> None:
         assert called.wait(BOUND)
     assert len(told) == 1
     assert "needs a stream server" in told[0]
+
+
+@pytest.mark.parametrize("serve", ["serve_forever", "handle_request"])
+def test_an_option_that_makes_no_sense_is_told_before_anybody_connects(serve: str) -> None:
+    class Server(compat.TCPServer):
+        shutdown_timeout = -1.0
+
+    with (
+        Server(("127.0.0.1", 0), Coroutine) as server,
+        pytest.raises(ValueError, match=r"Server\.shutdown_timeout must be a number of seconds"),
+    ):
+        getattr(server, serve)()

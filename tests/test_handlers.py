@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import socket
+import socketserver
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -346,3 +347,15 @@ async def test_a_datagram_handler_on_a_stream_server_is_told(
     (record,) = caplog.records
     assert record.exc_info
     assert "needs a datagram server, not TCPServer" in str(record.exc_info[1])
+
+
+def test_a_server_that_does_not_await_handlers_is_told() -> None:
+    class Handler(BaseRequestHandler):
+        async def handle(self) -> None:
+            raise AssertionError
+
+    with (
+        socketserver.TCPServer(("127.0.0.1", 0), lambda *_: None) as server,  # type: ignore[arg-type]
+        pytest.raises(TypeError, match=r"socketserver\.TCPServer does not await: use"),
+    ):
+        Handler(None, None, server)  # type: ignore[arg-type, unused-awaitable]

@@ -6,6 +6,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -454,3 +455,23 @@ async def test_the_end_of_the_block_shuts_down_and_closes() -> None:
     with client:
         assert client.recv(100, socket.MSG_WAITALL) == b"?IN THE BACKLOG"
     assert server.fileno() == -1
+
+
+async def test_a_connection_that_is_cancelled_before_its_task_begins_is_closed() -> None:
+    main = asyncio.current_task()
+
+    class Cancels(TCPServer):
+        def get_request(self) -> tuple[Any, Any]:
+            # Before the first step of the task that is made next, unless tasks are eager.
+            asyncio.get_running_loop().call_soon(self.cancel_all)
+            return super().get_request()
+
+        def cancel_all(self) -> None:
+            for task in asyncio.all_tasks() - {main}:
+                task.cancel()
+
+    async with Cancels(("127.0.0.1", 0), Upper) as server:
+        await server.start_serving()
+        async with client_of(server.server_address) as client:
+            assert await client.receive_all() == b""
+        assert not list(server._requests)
