@@ -59,9 +59,11 @@ def once(module: Any, function: Callable[[], object] = lambda: None) -> Any:
 
 def test_in_the_main_thread(module: Any) -> None:
     answers: list[bytes] = []
-    with module.TCPServer(ADDRESS, once(module)) as server:
-        with in_thread(lambda: answers.append(ask(server.server_address))):
-            server.serve_forever()
+    with (
+        module.TCPServer(ADDRESS, once(module)) as server,
+        in_thread(lambda: answers.append(ask(server.server_address))),
+    ):
+        server.serve_forever()
     assert answers == [b"answer"]
 
 
@@ -79,9 +81,11 @@ def test_in_a_task_of_a_running_loop(module: Any, outer: str, method: str) -> No
         assert asyncio.current_task() is task
         await asyncio.sleep(0)
 
-    with module.TCPServer(ADDRESS, once(module)) as server:
-        with in_thread(lambda: answers.append(ask(server.server_address))):
-            loop.run_until_complete(main())
+    with (
+        module.TCPServer(ADDRESS, once(module)) as server,
+        in_thread(lambda: answers.append(ask(server.server_address))),
+    ):
+        loop.run_until_complete(main())
     loop.close()
     assert answers == [b"answer"]
 
@@ -97,10 +101,12 @@ def test_in_a_callback_of_a_running_loop(module: Any, outer: str, method: str) -
         assert asyncio.get_running_loop() is loop
         loop.stop()
 
-    with module.TCPServer(ADDRESS, once(module)) as server:
-        with in_thread(lambda: answers.append(ask(server.server_address))):
-            loop.call_soon(callback)
-            loop.run_forever()
+    with (
+        module.TCPServer(ADDRESS, once(module)) as server,
+        in_thread(lambda: answers.append(ask(server.server_address))),
+    ):
+        loop.call_soon(callback)
+        loop.run_forever()
     loop.close()
     assert answers == [b"answer"]
 
@@ -159,9 +165,8 @@ def test_serve_async_raises_what_a_hook_does() -> None:
         def service_actions(self) -> None:
             raise ValueError("of the hook")
 
-    with Server(ADDRESS, once(compat)) as server:
-        with pytest.raises(ValueError, match="of the hook"):
-            asyncio.run(server.serve_async(poll_interval=0))
+    with Server(ADDRESS, once(compat)) as server, pytest.raises(ValueError, match="of the hook"):
+        asyncio.run(server.serve_async(poll_interval=0))
 
 
 # service_actions
@@ -195,9 +200,8 @@ def test_service_actions_is_called_after_a_request_when_no_poll_is_wanted(module
             raise Enough
 
     handler = once(module, lambda: calls.append("handle"))
-    with Server(ADDRESS, handler) as server, connect(server.server_address):
-        with pytest.raises(Enough):
-            server.serve_forever(None)
+    with Server(ADDRESS, handler) as server, connect(server.server_address), pytest.raises(Enough):
+        server.serve_forever(None)
     assert calls == ["handle", "service_actions"]
 
 
@@ -237,10 +241,13 @@ def test_what_a_hook_raises_ends_it_and_nothing_more_is_accepted(
         raise OSError
 
     setattr(Server, hook, failing)
-    with Server(ADDRESS, once(module, fail)) as server:
-        with connect(server.server_address), connect(server.server_address):
-            with pytest.raises(error):
-                server.serve_forever()
+    with (
+        Server(ADDRESS, once(module, fail)) as server,
+        connect(server.server_address),
+        connect(server.server_address),
+        pytest.raises(error),
+    ):
+        server.serve_forever()
     assert len(accepted) == 1
 
 
@@ -251,11 +258,13 @@ def test_a_plain_handler_s_exit_ends_it_and_its_connection(
     def leave() -> None:
         raise error
 
-    with module.TCPServer(ADDRESS, once(module, leave)) as server:
-        with connect(server.server_address) as client:
-            with pytest.raises(error):
-                server.serve_forever()
-            assert client.recv(1) == b""
+    with (
+        module.TCPServer(ADDRESS, once(module, leave)) as server,
+        connect(server.server_address) as client,
+    ):
+        with pytest.raises(error):
+            server.serve_forever()
+        assert client.recv(1) == b""
 
 
 def test_a_stop_that_is_too_late_changes_nothing(loop: str) -> None:

@@ -59,10 +59,12 @@ def test_serve_forever_may_follow_a_shutdown(module: Any) -> None:
 
 
 def test_shutdown_does_not_wait_for_the_poll(loop: str) -> None:
-    with compat.TCPServer(ADDRESS, answering(compat)) as server:
-        with in_thread(lambda: server.serve_forever(poll_interval=3600)):
-            assert ask(server.server_address) == b"answer"
-            server.shutdown()
+    with (
+        compat.TCPServer(ADDRESS, answering(compat)) as server,
+        in_thread(lambda: server.serve_forever(poll_interval=3600)),
+    ):
+        assert ask(server.server_address) == b"answer"
+        server.shutdown()
 
 
 def test_many_threads_may_shut_down_at_once(module: Any) -> None:
@@ -105,12 +107,15 @@ def test_shutdown_waits_for_a_plain_handler(module: Any) -> None:
             go_on.wait(BOUND)
             order.append("handled")
 
-    with module.TCPServer(ADDRESS, Handler) as server, in_thread(server.serve_forever):
-        with connect(server.server_address):
-            begun.wait(BOUND)
-            threading.Timer(0.1, go_on.set).start()
-            server.shutdown()
-            order.append("shut down")
+    with (
+        module.TCPServer(ADDRESS, Handler) as server,
+        in_thread(server.serve_forever),
+        connect(server.server_address),
+    ):
+        begun.wait(BOUND)
+        threading.Timer(0.1, go_on.set).start()
+        server.shutdown()
+        order.append("shut down")
     assert order == ["handled", "shut down"]
 
 
@@ -123,12 +128,15 @@ def test_shutdown_does_not_wait_for_a_handler_in_a_thread(module: Any) -> None:
             go_on.wait(BOUND)
             self.request.sendall(b"answer")
 
-    with module.ThreadingTCPServer(ADDRESS, Handler) as server, in_thread(server.serve_forever):
-        with connect(server.server_address) as client:
-            begun.wait(BOUND)
-            server.shutdown()
-            go_on.set()
-            assert client.recv(10) == b"answer"
+    with (
+        module.ThreadingTCPServer(ADDRESS, Handler) as server,
+        in_thread(server.serve_forever),
+        connect(server.server_address) as client,
+    ):
+        begun.wait(BOUND)
+        server.shutdown()
+        go_on.set()
+        assert client.recv(10) == b"answer"
 
 
 def test_a_handler_in_a_thread_may_shut_down(module: Any) -> None:
@@ -163,9 +171,11 @@ def test_shutdown_in_a_hook_is_an_error_that_ends_serve_forever(loop: str) -> No
         def service_actions(self) -> None:
             self.shutdown()
 
-    with Server(ADDRESS, answering(compat)) as server:
-        with pytest.raises(RuntimeError, match="this very thread"):
-            server.serve_forever(0.01)
+    with (
+        Server(ADDRESS, answering(compat)) as server,
+        pytest.raises(RuntimeError, match="this very thread"),
+    ):
+        server.serve_forever(0.01)
 
 
 @pytest.mark.parametrize("mix_in", ["TCPServer", "ThreadingTCPServer"])
@@ -196,12 +206,15 @@ def test_nothing_is_accepted_after_the_flag(module: Any) -> None:
             handled.append(self.client_address)
             self.server._BaseServer__shutdown_request = True
 
-    with module.TCPServer(ADDRESS, Handler) as server:
-        with connect(server.server_address), connect(server.server_address):
-            server.serve_forever()
-            assert len(handled) == 1
-            server.serve_forever()
-            assert len(handled) == 2
+    with (
+        module.TCPServer(ADDRESS, Handler) as server,
+        connect(server.server_address),
+        connect(server.server_address),
+    ):
+        server.serve_forever()
+        assert len(handled) == 1
+        server.serve_forever()
+        assert len(handled) == 2
 
 
 COPY = """
