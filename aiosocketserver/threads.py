@@ -253,11 +253,9 @@ class _Worker(threading.Thread):
             self.name = job.name
         try:
             job.context.run(job.function)
-        except SystemExit:
-            # As in a thread of its own: it ends that one only, without a word.
-            pass
         except BaseException:  # noqa: BLE001 - reported, as a thread of its own would
-            self._report()
+            # SystemExit too, which the hook is silent about.
+            threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), self]))
         finally:
             self.name = own_name
             # Nothing that the job holds may live on while somebody keeps the job.
@@ -271,9 +269,6 @@ class _Worker(threading.Thread):
             except Empty:
                 if self.pool._leave(self):
                     return False
-
-    def _report(self) -> None:
-        threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), self]))
 
 
 _pools: weakref.WeakSet[ThreadPool] = weakref.WeakSet()

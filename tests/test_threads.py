@@ -389,3 +389,12 @@ def test_end_idle_leaves_the_threads_that_jobs_wait_for(pool: ThreadPool) -> Non
         pool.busy += 3
     assert spare == []
     assert sorted(done.get(timeout=10) for _ in range(3)) == [0, 1, 2]
+
+
+def test_the_hook_for_exceptions_of_threads_sees_system_exit(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args.exc_type))
+    pool.submit(sys.exit, Context()).join()
+    assert seen == [SystemExit]
