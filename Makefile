@@ -2,6 +2,7 @@
 #
 #   make serve     run the demo server until Ctrl-C
 #   make test      run every check: linters, type checkers, tests on each Python found, coverage
+#   make test-cpython   run CPython's own tests with compat in the place of socketserver
 #   make lint      the linters and type checkers only
 #   make format    put the code into the form that `make lint` asks for
 #   make mutants   put known faults into copies of the package: the tests must catch each
@@ -30,7 +31,7 @@ OTHER_CHECKS := $(OTHERS:%=.venv/python%/.installed-to-check)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --editable
 RUN := .venv/bin/python
 
-.PHONY: serve test lint format mutants bench clean
+.PHONY: serve test test-cpython lint format mutants bench clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVES)
@@ -39,6 +40,9 @@ serve: $(SERVES)
 
 test: $(CHECKS) $(OTHER_CHECKS)
 	@$(RUN) tools/checks.py test $(RUN) $(OTHERS:%=.venv/python%/bin/python)
+
+test-cpython: $(CHECKS) $(OTHER_CHECKS)
+	@$(RUN) tools/cpython_tests.py $(RUN) $(OTHERS:%=.venv/python%/bin/python)
 
 lint: $(CHECKS)
 	@$(RUN) tools/checks.py lint

@@ -82,6 +82,13 @@ def test_check(interpreter: str) -> Check:
     )
 
 
+def cpython_check(interpreters: list[str]) -> Check:
+    # Of each interpreter its own tests of servers; `make test-cpython` runs more of them.
+    return Check(
+        "CPython's tests with compat", python("tools/cpython_tests.py", "--few", *interpreters)
+    )
+
+
 def coverage_checks() -> list[Check]:
     return [
         Check("coverage combine", python("-m", "coverage", "combine", "--quiet")),
@@ -99,6 +106,9 @@ def main(arguments: list[str]) -> int:
 
     lints = lint_checks()
     tests = [test_check(interpreter) for interpreter in interpreters]
+    if tests:
+        # First, so that pytest's summary comes last.
+        tests.insert(0, cpython_check(interpreters))
     coverage: list[Check] = []
 
     if tests:
