@@ -365,3 +365,24 @@ def handler_errors_are_told_to_the_librarys_handle_error() -> None:
     with running(Server(("127.0.0.1", 0), Handler)) as server:
         assert ask(server.server_address) == b""
     assert told == ["ZeroDivisionError"]
+
+
+@program
+def server_whose_server_close_closes_its_socket_only() -> None:
+    """As pymodbus's: reused threads end nevertheless."""
+    from socketserver import StreamRequestHandler, ThreadingTCPServer
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(self.rfile.readline())
+
+    class Server(ThreadingTCPServer):
+        def server_close(self) -> None:
+            self.socket.close()
+
+    with running(Server(("127.0.0.1", 0), Handler)) as server:
+        assert ask(server.server_address, b"line\n") == b"line\n"
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        # Within less time than an idle thread waits for its next job.
+        thread.join(5)
+        assert not thread.is_alive()
