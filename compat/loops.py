@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 import os
 import signal
 import socket
@@ -94,9 +95,30 @@ def new_loop(factory: LoopFactory) -> Generator[asyncio.AbstractEventLoop]:
     with without_running_loop(), asyncio.Runner(loop_factory=factory) as runner:
         # Not runner.run(): its Ctrl-C cancels a task, where a plain handler, which
         # blocks the loop, has to be interrupted.
-        loop = runner.get_loop()
+        with _without_log_records():
+            loop = runner.get_loop()
         with _woken_by_signals(loop):
             yield loop
+
+
+@contextlib.contextmanager
+def _without_log_records() -> Generator[None]:
+    """Within it, this thread logs nothing as asyncio, which says at DEBUG that it makes a loop.
+
+    A legacy program knows nothing of that. One whose log handler sends to this very
+    server, and holds the handler's lock until it answers, would wait for ever.
+    """
+    thread = threading.get_ident()
+    logger = logging.getLogger("asyncio")
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(passes)
 
 
 @contextlib.contextmanager

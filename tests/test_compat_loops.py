@@ -1,6 +1,7 @@
 """The loop that a compat server runs on: `loop_factory`, the environment, and what goes wrong."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -138,3 +139,13 @@ def test_the_thread_s_event_loop_is_as_before() -> None:
 
     loop.run_until_complete(main())
     loop.close()
+
+
+def test_a_program_that_logs_everything_hears_nothing_of_the_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    loop_of(loop_factory="asyncio")
+    assert not caplog.records
+    asyncio.SelectorEventLoop().close()
+    assert [record.name for record in caplog.records] == ["asyncio"]
