@@ -92,11 +92,15 @@ def with_running_loop(loop: asyncio.AbstractEventLoop) -> Generator[None]:
 @contextlib.contextmanager
 def new_loop(factory: LoopFactory) -> Generator[asyncio.AbstractEventLoop]:
     """A loop to run in this thread, also inside another one; closed, with its tasks, at the end."""
-    with without_running_loop(), asyncio.Runner(loop_factory=factory) as runner:
+
+    def make() -> asyncio.AbstractEventLoop:
+        with _without_log_records():
+            return factory()
+
+    with without_running_loop(), asyncio.Runner(loop_factory=make) as runner:
         # Not runner.run(): its Ctrl-C cancels a task, where a plain handler, which
         # blocks the loop, has to be interrupted.
-        with _without_log_records():
-            loop = runner.get_loop()
+        loop = runner.get_loop()
         with _woken_by_signals(loop):
             yield loop
 
