@@ -93,14 +93,20 @@ class State:
 class _Stopped(threading.Event):
     """socketserver's `__is_shut_down`, which also tells whether a `serve_forever` has ever begun.
 
-    That may be somebody's own one, made after socketserver's.
+    That may be somebody's own one, made after socketserver's. `thread` is where it runs.
     """
 
     begun = False
+    thread: int | None = None
 
     def clear(self) -> None:
         self.begun = True
+        self.thread = threading.get_ident()
         super().clear()
+
+    def set(self) -> None:
+        self.thread = None
+        super().set()
 
 
 class Engine(_Base):
@@ -209,14 +215,16 @@ class Engine(_Base):
         it begins. Raises RuntimeError in the thread that serves, where socketserver's
         would wait for itself for ever.
         """
-        if self._aiosocketserver.serving_here() is not None:
+        stopped = self._BaseServer__is_shut_down
+        runs_here = stopped.thread == threading.get_ident()
+        # There may be two of them.
+        if runs_here or self._aiosocketserver.serving_here() is not None:
             raise RuntimeError(
                 "shutdown() waits for the end of serve_forever(), which runs in this very "
                 "thread: call it in another one, threading.Thread(target=server.shutdown).start()"
             )
         self._BaseServer__shutdown_request = True
-        stopped = self._BaseServer__is_shut_down
-        if getattr(stopped, "begun", True):
+        if stopped.begun:
             stopped.wait()
 
     # socketserver's own attributes, which programs reach into: one that sets the first
@@ -233,8 +241,8 @@ class Engine(_Base):
             self._aiosocketserver.stop_servings()
 
     @property
-    def _BaseServer__is_shut_down(self) -> threading.Event:  # noqa: N802
-        event: threading.Event = vars(self)["_BaseServer__is_shut_down"]
+    def _BaseServer__is_shut_down(self) -> _Stopped:  # noqa: N802
+        event: _Stopped = vars(self)["_BaseServer__is_shut_down"]
         return event
 
     @_BaseServer__is_shut_down.setter

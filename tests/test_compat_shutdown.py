@@ -247,6 +247,23 @@ def test_shutdown_ends_an_overridden_serve_forever_that_is_a_copy(module: Any) -
                 server.shutdown()
 
 
+def test_shutdown_in_the_thread_of_such_a_copy_is_an_error_and_no_deadlock() -> None:
+    namespace: dict[str, Any] = {"selectors": selectors}
+    exec(COPY, namespace)
+
+    class Server(compat.TCPServer):
+        serve_forever = namespace["serve_forever"]
+
+        def service_actions(self) -> None:
+            self.shutdown()
+
+    with (
+        Server(ADDRESS, answering(compat)) as server,
+        pytest.raises(RuntimeError, match="this very thread"),
+    ):
+        server.serve_forever(0.01)
+
+
 def test_the_program_s_own_loop_over_handle_request(module: Any) -> None:
     class Server(module.TCPServer):  # type: ignore[misc]
         quit = False
