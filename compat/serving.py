@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import socket
@@ -139,6 +140,10 @@ class Serving:
             error = server._aiosocketserver.take_accept_error()
             if error is None:
                 self._back_off.accepted()
+            elif error.errno == errno.EBADF:
+                # Somebody has closed the socket, so nobody will come any more.
+                self._unregister()
+                return
             elif self._lasts(error):
                 self._back_off.log(error)
                 self._unregister()

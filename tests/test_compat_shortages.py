@@ -50,14 +50,20 @@ class Server(compat.TCPServer):
                 for descriptor in filler:
                     os.close(descriptor)
             raise
+    def shutdown_request(self, request):
+        super().shutdown_request(request)
+        closed.set()
 
 filler = []
+closed = threading.Event()
 with Server(("127.0.0.1", 0), Handler) as server:
     client = socket.socket()
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
     with socket.create_connection(server.server_address) as first:
         first.recv(10)
+    # Its descriptor on the server's side must not become free later.
+    closed.wait(20)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     while True:
         try:

@@ -320,3 +320,20 @@ def test_shutdown_ends_every_thread_that_serves(loop: str) -> None:
             for _ in range(20):
                 assert ask(server.server_address) == b"answer"
             server.shutdown()
+
+
+def test_a_socket_that_a_handler_closes_is_no_shortage(
+    loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Closing(compat.BaseRequestHandler):
+        def handle(self) -> None:
+            self.server.socket.close()
+            self.request.sendall(b"answer")
+
+    with compat.TCPServer(ADDRESS, Closing) as server:
+        address = server.server_address
+        # Both wait in the backlog before the first is served.
+        with connect(address) as first, connect(address), in_thread(server.serve_forever):
+            assert first.recv(10) == b"answer"
+            server.shutdown()
+    assert not caplog.records
