@@ -178,6 +178,8 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         print(__doc__, file=sys.stderr)
         return 2
+    # Each run has a folder of its own.
+    arguments = [os.path.abspath(python) for python in arguments]
     missing = [python for python in arguments if not has_tests(python)]
     for python in missing:
         print(f"{python} was installed without CPython's tests: nothing to run there")
