@@ -135,6 +135,8 @@ class ThreadPool:
         self._keeps_threads = True
         # Jobs that have not ended.
         self.busy = 0
+        # Threads without a job that were told to end, the last ones of them alive yet.
+        self._ending: list[_Worker] = []
         _pools.add(self)
 
     def submit(
@@ -182,18 +184,20 @@ class ThreadPool:
     def end_idle(self) -> list[threading.Thread]:
         """End the idle threads now, and each busy one after its job, until `submit` is called.
 
-        Returns those that end now: they may still be joined.
+        Returns those that have no job and have not ended yet, to be joined.
         """
         with self._lock:
             self._keeps_threads = False
-            ending = [worker for crew in self._crews.values() for worker in crew.end_spare()]
-        return [worker for worker in ending if worker.is_alive()]
+            for crew in self._crews.values():
+                self._forget_ended(crew.end_spare())
+            return list(self._ending)
 
     def forget_threads(self) -> None:
         """In a forked child: none of the threads is there."""
         self.busy = 0
         self._lock = threading.Lock()
         self._crews = {True: _Crew(), False: _Crew()}
+        self._ending = []
 
     def _next_job(self, worker: _Worker, *, after_job: bool) -> tuple[Job | None, bool]:
         """A job for a thread that is free, if there is one, and whether the thread goes on."""
@@ -210,7 +214,14 @@ class ThreadPool:
             kept = worker.reuse and self._keeps_threads
             if kept:
                 crew.idle.append(worker)
+            else:
+                self._forget_ended([worker])
             return None, kept
+
+    def _forget_ended(self, ending: list[_Worker]) -> None:
+        self._ending += ending
+        # One that was told to end and is not alive has either ended or not begun.
+        self._ending = [worker for worker in self._ending if worker.is_alive()]
 
     def _leave(self, worker: _Worker) -> bool:
         """A thread has waited in vain; False when it is needed, or a job is on its way to it."""

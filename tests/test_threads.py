@@ -230,6 +230,8 @@ def test_end_idle_ends_idle_threads_now_and_busy_ones_after_their_job(pool: Thre
     assert not busy.thread.is_alive()
 
 
+# pytest counts it, where threading's own hook is silent.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_system_exit_ends_only_its_job(pool: ThreadPool) -> None:
     pool.submit(sys.exit, Context())
     assert run(pool, lambda: "goes on") == "goes on"
