@@ -95,25 +95,30 @@ def _run_module(command: list[str]) -> None:
 
 
 def _run_script(command: list[str]) -> None:
-    path = command[0]
     sys.argv = command
+    # Not abspath(): Python leaves "./" and ".." as they are.
+    path = os.path.join(os.getcwd(), command[0])
     if pkgutil.get_importer(path) is not None:
         # A folder or an archive: again, as `python` does.
         _set_first_path(path)
         _new_main_module()
         runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
         return
-    full_path = os.path.abspath(path)
     _set_first_path(os.path.dirname(os.path.realpath(path)))
+    loader = (
+        importlib.machinery.SourcelessFileLoader
+        if path.endswith(".pyc")
+        else importlib.machinery.SourceFileLoader
+    )
     namespace = _new_main_module()
     namespace.update(
-        __file__=full_path,
+        __file__=path,
         __cached__=None,
-        __loader__=importlib.machinery.SourceFileLoader("__main__", full_path),
+        __loader__=loader("__main__", path),
         __package__=None,
         __spec__=None,
     )
-    _execute(_code_of(full_path), namespace)
+    _execute(_code_of(path), namespace)
 
 
 def _set_first_path(folder: str) -> None:

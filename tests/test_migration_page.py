@@ -46,7 +46,7 @@ def test_two_lines_before_all_others() -> None:
         "from aiosocketserver.compat.engine import Engine\n"
         "assert isinstance(server, Engine)\n"
         "threading.Thread(target=server.serve_forever).start()\n"
-        "urllib.request.urlopen('http://%s:%d/' % server.server_address, timeout=20).close()\n"
+        "urllib.request.urlopen('http://%s:%d/' % server.server_address, timeout=20).read()\n"
         "server.shutdown()\n"
         "server.server_close()\n"
     )

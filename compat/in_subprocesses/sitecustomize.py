@@ -12,12 +12,15 @@ _FOLDER = os.path.dirname(os.path.abspath(__file__))
 def _import_the_hidden_one():
     # Python looks for one file of this name: that of the user's own environment.
     sys.path[:] = [p for p in sys.path if os.path.abspath(p) != _FOLDER]
-    del sys.modules["sitecustomize"]
+    ours = sys.modules.pop("sitecustomize")
     try:
         import sitecustomize  # noqa: F401
     except ImportError as error:
         if getattr(error, "name", "sitecustomize") != "sitecustomize":
             raise
+    finally:
+        # Whoever imports this file looks for it there.
+        sys.modules.setdefault("sitecustomize", ours)
 
 
 def _install():
