@@ -59,7 +59,7 @@ def uninstall() -> list[str]:
     """
     for name, module in _before.items():
         if module is None:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
         else:
             sys.modules[name] = module
     _before.clear()
@@ -108,7 +108,8 @@ def _is_standard(name: str) -> bool:
 
 def _reimport(names: list[str]) -> None:
     """Import modules again, in place, each after those that its server classes come from."""
-    waiting = dict.fromkeys(names)
+    # One may have been taken out since.
+    waiting = dict.fromkeys(name for name in names if name in sys.modules)
 
     def reimport(name: str) -> None:
         del waiting[name]

@@ -21,7 +21,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m aiosocketserver.compat",
         usage="%(prog)s [options] (script | -m module) [arguments ...]",
-        description="Run a Python program as it is, with its socketserver on an event loop.",
+        description="Run a Python program as it is, with its socketserver on an event loop. "
+        "The program is a script, a folder or an archive, or -m and a module; what follows it is "
+        "its own.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -34,27 +36,34 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do the same in the Python programs that it starts",
     )
-    parser.add_argument(
-        "-m",
-        dest="module",
-        nargs=argparse.REMAINDER,
-        metavar="module [arguments ...]",
-        help="run a module, as `python -m` does; what follows is the module's",
-    )
-    parser.add_argument(
-        "script",
-        nargs=argparse.REMAINDER,
-        metavar="script [arguments ...]",
-        help="run a script, or a folder or an archive; what follows is the script's",
-    )
     return parser
+
+
+def _split(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
+    """Our options, whether a module is to be run, and its or the script's name and arguments.
+
+    argparse would look at the program's own arguments too.
+    """
+    for index, argument in enumerate(arguments):
+        ours, program = arguments[:index], arguments[index:]
+        if ours[-1:] == ["--loop"]:
+            continue
+        if argument == "--":
+            return ours, False, program[1:]
+        if argument == "-m":
+            return ours, True, program[1:]
+        if argument.startswith("-m"):
+            return ours, True, [argument[2:], *program[1:]]
+        if not argument.startswith("-"):
+            return ours, False, program
+    return arguments, False, []
 
 
 def main() -> None:
     """Run the command line. Everything that the program raises leaves here, as from `python`."""
     parser = _parser()
-    options = parser.parse_args()
-    command: list[str] = options.module or options.script
+    arguments, is_module, command = _split(sys.argv[1:])
+    options = parser.parse_args(arguments)
     if not command:
         parser.error("a script, or -m and a module, is required")
     if options.loop is not None:
@@ -68,7 +77,7 @@ def main() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_IN_SUBPROCESSES, path]))
     install()
     try:
-        if options.module:
+        if is_module:
             _run_module(command)
         else:
             _run_script(command)

@@ -73,6 +73,9 @@ def folder(tmp_path: Path) -> Path:
         ["-m", "script", "-x", "--subprocesses"],
         ["-m", "package"],
         ["-m", "bin.script"],
+        ["-m", "script", "--", "x"],
+        ["-mscript", "1", "--x"],
+        ["--", "script.py", "--", "x"],
     ],
     ids=" ".join,
 )
@@ -104,9 +107,9 @@ ENDS = {
     "killed": "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)",
     "at exit": "import atexit\natexit.register(print, 'later')\nprint('now')",
     "threads": (
-        "import threading, time\n"
+        "import threading\n"
         "def late():\n"
-        "    time.sleep(0.1)\n"
+        "    threading.main_thread().join()\n"
         "    import __main__\n"
         "    print(__main__.name)\n"
         "name = 'of main'\n"
@@ -182,7 +185,7 @@ def test_a_wrong_loop_in_the_environment(tmp_path: Path) -> None:
 def test_help(tmp_path: Path) -> None:
     code, output, errors = start(*COMPAT, "--help", cwd=tmp_path)
     assert (code, errors) == (0, "")
-    for word in ("--loop", "--subprocesses", "-m module", "script"):
+    for word in ("--loop", "--subprocesses", "-m module", "script", "folder", "archive"):
         assert word in output
 
 
