@@ -147,14 +147,18 @@ class ThreadPool:
         name: str | None = None,
         daemon: bool = True,
         reuse: bool = True,
+        on_begin: Callable[[Job], object] | None = None,
         on_end: Callable[[Job], object] | None = None,
     ) -> Job:
         """Run `function` in `context`, in an idle thread or a new one of that `daemon` kind.
 
         The thread bears `name` while it runs the job, and calls `on_end` when it is
-        free again or about to end. Raises RuntimeError when no thread can be started.
+        free again or about to end. `on_begin` is called here, before the job can begin.
+        Raises RuntimeError when no thread can be started, after `on_end`.
         """
         job = Job(function, context, name, on_end, daemon=daemon)
+        if on_begin is not None:
+            on_begin(job)
         crew = self._crews[daemon] if reuse else _Crew()
         with self._lock:
             self._keeps_threads = True
@@ -178,6 +182,7 @@ class ThreadPool:
                     self.busy -= 1
                 crew.wake_if_needed()
             if failed:
+                job._end(ends_thread=False)
                 raise
         return job
 

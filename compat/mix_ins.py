@@ -31,11 +31,8 @@ class RequestThreads:
 
     def append(self, job: Job) -> None:
         """Keep a job until it ends, unless it is a daemon's."""
-        if job.daemon:
-            return
-        self._jobs[job] = None
-        if not job.is_alive():
-            self.discard(job)
+        if not job.daemon:
+            self._jobs[job] = None
 
     def discard(self, job: Job) -> None:
         """Forget a job."""
@@ -79,15 +76,15 @@ class ThreadingMixIn(socketserver.ThreadingMixIn, Engine):
             return
         if self.block_on_close and "_threads" not in vars(self):
             vars(self).setdefault("_threads", RequestThreads())
-        job = self._aiosocketserver.threads.submit(
+        self._aiosocketserver.threads.submit(
             functools.partial(self.process_request_thread, request, client_address),
             _context_of_new_thread(),
             name=name_of_new_thread(self.process_request_thread),
             daemon=bool(self.daemon_threads),
             reuse=self.reuse_threads,
+            on_begin=self._threads.append,
             on_end=self._request_ended,
         )
-        self._threads.append(job)
 
     def _request_ended(self, job: Job) -> None:
         threads = self._threads
