@@ -327,7 +327,7 @@ def test_a_socket_that_a_handler_closes_is_no_shortage(
 ) -> None:
     class Closing(compat.BaseRequestHandler):
         def handle(self) -> None:
-            self.server.socket.close()
+            vars(self.server)["socket"].close()
             self.request.sendall(b"answer")
 
     with compat.TCPServer(ADDRESS, Closing) as server:
