@@ -6,7 +6,7 @@
 #   make lint      the linters and type checkers only
 #   make format    put the code into the form that `make lint` asks for
 #   make mutants   put known faults into copies of the package: the tests must catch each
-#   make bench     measure echo against asyncio's streams and socketserver, and shutdown()
+#   make bench     measure servers here and elsewhere; ARGS=--quick in two minutes, ARGS=--help
 #   make clean     remove what the above made
 #
 # PYTHON=/path/to/python chooses the interpreter of .venv; by default it is the newest on PATH.
@@ -26,6 +26,7 @@ OTHERS := $(filter-out $(MAIN),$(VERSIONS))
 
 CREATED := .venv/.created-$(MAIN)
 SERVES := .venv/.installed-to-serve
+MEASURES := .venv/.installed-to-measure
 CHECKS := .venv/.installed-to-check
 OTHER_CHECKS := $(OTHERS:%=.venv/python%/.installed-to-check)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --editable
@@ -54,9 +55,8 @@ format: $(CHECKS)
 mutants: $(CHECKS)
 	@$(RUN) tools/mutants.py
 
-bench: $(SERVES)
-	@$(RUN) benchmarks/echo.py
-	@$(RUN) benchmarks/shutdown.py
+bench: $(MEASURES)
+	@$(RUN) -m benchmarks $(ARGS)
 
 clean:
 	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -72,6 +72,11 @@ $(CREATED):
 $(SERVES): $(CREATED) pyproject.toml
 	@echo "installing the package with uvloop"
 	@$(RUN) $(PIP_INSTALL) '.[uvloop]'
+	@touch $@
+
+$(MEASURES): $(CREATED) pyproject.toml
+	@echo "installing what is measured"
+	@$(RUN) $(PIP_INSTALL) '.[bench]'
 	@touch $@
 
 $(CHECKS): $(CREATED) pyproject.toml

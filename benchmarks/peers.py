@@ -1,0 +1,179 @@
+"""Who is measured: echo servers, each as its own documentation writes it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+
+from .programs import Programs
+
+LOOPS = ("asyncio", "uvloop")
+AIOFASTNET_LOOPS = ("asyncio+aiofastnet", "uvloop+aiofastnet")
+
+ECHO = frozenset({"echo", "lines", "connects"})
+TRANSFERS = frozenset({"upload", "download"})
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server that can be started in some roles (see servers/job.py)."""
+
+    name: str
+    command: tuple[str, ...]
+    roles: frozenset[str]
+    loop: str = ""
+    # What has to be installed.
+    requires: tuple[str, ...] = ()
+    # Whether it can listen on a Unix socket.
+    unix: bool = False
+    # Whether it has a thread for each connection.
+    threads: bool = False
+    # The roles that it fills in another way, as those that know lines only.
+    instead: dict[str, str] = field(default_factory=dict[str, str])
+
+    def lacks(self) -> str | None:
+        """What it needs and is not installed; None when it can run."""
+        return next((name for name in self.requires if not _is_installed(name)), None)
+
+    def start_command(self, role: str, path: str, size: int) -> list[str]:
+        """How it is started in a role."""
+        role = self.instead.get(role, role)
+        if self.command[0].startswith("/"):
+            return [*self.command, role, *([path] if path else [])]
+        module, *arguments = self.command
+        command = [sys.executable, "-m", f"benchmarks.servers.{module}", *arguments, role]
+        if self.loop:
+            command += ["--loop", self.loop]
+        if path:
+            command += ["--path", path]
+        return [*command, "--size", str(size)]
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _on_loop(
+    name: str,
+    module: str,
+    loop: str,
+    roles: frozenset[str],
+    *requires: str,
+    unix: bool = False,
+    instead: dict[str, str] | None = None,
+) -> Peer:
+    packages = [part for part in loop.split("+") if part != "asyncio"]
+    return Peer(
+        f"{name}, {loop}",
+        (module,),
+        roles,
+        loop=loop,
+        requires=(*requires, *packages),
+        unix=unix,
+        instead=instead or {},
+    )
+
+
+def all_peers(programs: Programs) -> list[Peer]:
+    """Every server there is, whether it can run here or not."""
+    stream = ECHO | TRANSFERS
+    peers: list[Peer] = []
+    for loop in LOOPS:
+        peers += [
+            _on_loop(
+                "aiosocketserver",
+                "coroutines",
+                loop,
+                stream | {"sendfile", "datagrams"},
+                unix=True,
+            ),
+            _on_loop("aiosocketserver files", "coroutines", loop, ECHO, instead={"echo": "lines"}),
+        ]
+    for loop in (*LOOPS, *AIOFASTNET_LOOPS):
+        peers += [
+            _on_loop("asyncio streams", "streams", loop, stream | {"sendfile"}, unix=True),
+            _on_loop("asyncio protocol", "protocols", loop, stream | {"datagrams"}, unix=True),
+        ]
+    for loop in LOOPS:
+        peers += [
+            _on_loop("asyncio streams by line", "streams", loop, ECHO, instead={"echo": "lines"}),
+            _on_loop(
+                "anyio",
+                "libraries.anyio_streams",
+                loop,
+                frozenset({"echo", "connects", "datagrams"}) | TRANSFERS,
+                "anyio",
+            ),
+            _on_loop(
+                "tornado",
+                "libraries.tornado_servers",
+                loop,
+                ECHO | {"download"},
+                "tornado",
+            ),
+            _on_loop(
+                "EasyNetwork",
+                "libraries.easynetwork_servers",
+                loop,
+                ECHO | {"datagrams"},
+                "easynetwork",
+            ),
+        ]
+    peers += [
+        Peer(
+            "trio",
+            ("libraries.trio_streams",),
+            frozenset({"echo", "connects", "datagrams"}) | TRANSFERS,
+            requires=("trio",),
+        ),
+        Peer("curio", ("libraries.curio_sockets",), stream | {"datagrams"}, requires=("curio",)),
+        Peer("gevent", ("libraries.gevent_servers",), stream | {"datagrams"}, requires=("gevent",)),
+        Peer(
+            "gevent, patched socketserver",
+            ("libraries.gevent_threads", "socketserver"),
+            stream | {"sendfile", "datagrams"},
+            requires=("gevent",),
+        ),
+        Peer(
+            "socketserver",
+            ("threads", "socketserver"),
+            stream | {"sendfile", "datagrams"},
+            unix=True,
+            threads=True,
+        ),
+    ]
+    for loop in LOOPS:
+        requires = ("uvloop",) if loop == "uvloop" else ()
+        peers += [
+            Peer(
+                f"aiosocketserver threads, {loop}",
+                ("threads", "aiosocketserver"),
+                stream | {"sendfile"},
+                loop=loop,
+                requires=requires,
+                threads=True,
+            ),
+            Peer(
+                f"aiosocketserver.compat threads, {loop}",
+                ("threads", "compat"),
+                stream | {"sendfile"},
+                loop=loop,
+                requires=requires,
+                unix=True,
+                threads=True,
+            ),
+        ]
+    peers.append(
+        Peer("C, epoll", (programs.epoll,), frozenset({"echo", "connects", "datagrams"}), unix=True)
+    )
+    if programs.go is not None:
+        peers.append(
+            Peer(
+                "Go, one core",
+                (programs.go,),
+                ECHO | {"datagrams", "upload"},
+                unix=True,
+            )
+        )
+    return peers

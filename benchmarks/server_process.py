@@ -1,0 +1,154 @@
+"""One server process, and what is measured of it from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .peers import Peer
+from .programs import FOLDER
+from .works import Work
+
+
+class Failed(Exception):
+    """A server did not do what it was asked for. The text says who, and what."""
+
+
+@dataclass(frozen=True)
+class Cpus:
+    """One CPU for the servers and another one for the load; the same if there is but one."""
+
+    server: int
+    load: int
+
+
+def choose_cpus() -> Cpus:
+    cpus = sorted(os.sched_getaffinity(0))
+    return Cpus(server=cpus[0], load=cpus[-1])
+
+
+@contextmanager
+def on_cpu(cpu: int) -> Generator[None]:
+    """Processes that are started in here stay on one CPU, with all their threads."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One round. Times are seconds, memory is bytes."""
+
+    rate: float
+    cpu_time: float
+    p50: float
+    p99: float
+    lost: int
+    memory: int
+
+
+class ServerProcess:
+    """A peer that serves one role in a process of its own."""
+
+    def __init__(self, peer: Peer, work: Work, cpus: Cpus, load: str, folder: Path) -> None:
+        self.peer = peer
+        self.work = work
+        self._cpus = cpus
+        self._load = load
+        path = str(folder / f"{abs(hash(peer.name))}") if work.unix else ""
+        self._errors = (folder / "errors").open("w+")
+        command = peer.start_command(work.role, path, work.size)
+        with on_cpu(cpus.server):
+            self._process = subprocess.Popen(
+                command,
+                cwd=FOLDER.parent,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                # Go's: one goroutine runs at a time.
+                env={**os.environ, "GOMAXPROCS": "1"},
+            )
+        assert self._process.stdout is not None
+        self._target = self._process.stdout.readline().strip()
+        if not self._target:
+            raise self._failure("did not start")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._errors.close()
+
+    def _failure(self, what: str) -> Failed:
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        said = f" ({lines[-1]})" if lines else ""
+        return Failed(f"{self.peer.name}: {what}{said}")
+
+    def cpu_time(self) -> float:
+        """Seconds, user and system, that all its threads have used, also those that ended."""
+        # The clock of another process, as clock_getcpuclockid(3) makes its number.
+        return time.clock_gettime((~self._process.pid << 3) | 2)
+
+    def memory(self) -> int:
+        """Bytes of its resident set."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
+
+    def _load_command(self, how: str, connections: int, seconds: float) -> list[str]:
+        work = self.work
+        counts = (connections, work.size, work.depth, seconds)
+        return [self._load, how, self._target, *map(str, counts)]
+
+    def measure(self, seconds: float) -> Sample:
+        """Put it under load once."""
+        before = self.cpu_time()
+        with on_cpu(self._cpus.load):
+            done = subprocess.run(
+                self._load_command(self.work.how, self.work.connections, seconds),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if done.returncode:
+            raise self._failure(done.stderr.strip())
+        told = json.loads(done.stdout)
+        return Sample(
+            rate=told["requests"] / told["seconds"],
+            cpu_time=(self.cpu_time() - before) / told["requests"],
+            p50=told["p50"],
+            p99=told["p99"],
+            lost=told["lost"],
+            memory=self.memory(),
+        )
+
+    @contextmanager
+    def holding(self) -> Generator[int]:
+        """Hold the connections of the work meanwhile; gives the bytes that each one takes."""
+        before = self.memory()
+        with on_cpu(self._cpus.load):
+            process = subprocess.Popen(
+                self._load_command("hold", self.work.held, 0),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        with process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            if not process.stdout.readline():
+                raise self._failure(process.stderr.read().strip())
+            yield (self.memory() - before) // self.work.held

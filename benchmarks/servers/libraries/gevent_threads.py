@@ -1,0 +1,7 @@
+"""socketserver's ThreadingTCPServer in a process that gevent has patched."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import benchmarks.servers.threads  # noqa: E402, F401 - serves by being run
