@@ -43,9 +43,12 @@ class InTask(InProgress):
 
     task: asyncio.Task[None] | None
 
-    def __init__(self, request: Any, client_address: Any) -> None:
-        super().__init__(request, client_address)
-        self.task = None
+    def __init__(
+        self, request: Any, client_address: Any, task: asyncio.Task[None] | None = None
+    ) -> None:
+        self.request = request
+        self.client_address = client_address
+        self.task = task
 
     def __repr__(self) -> str:
         return f"{self.task!r}"
@@ -119,31 +122,20 @@ class InChild(InProgress):
 current: ContextVar[InProgress | None] = ContextVar("aiosocketserver_request", default=None)
 
 
-class RequestsInProgress:
+class RequestsInProgress(set[InProgress]):
     """The set of them. It belongs to the loop's thread.
 
     `on_room` is called after one has ended.
     """
 
     def __init__(self, on_room: Callable[[], object]) -> None:
-        self._requests: set[InProgress] = set()
+        super().__init__()
         self._waiters: list[asyncio.Future[None]] = []
         self._on_room = on_room
 
-    def __len__(self) -> int:
-        return len(self._requests)
-
-    def __contains__(self, request: InProgress) -> bool:
-        return request in self._requests
-
-    def __iter__(self) -> Any:
-        return iter(self._requests)
-
-    def add(self, request: InProgress) -> None:
-        self._requests.add(request)
-
-    def discard(self, request: InProgress) -> None:
-        self._requests.discard(request)
+    def ended(self, request: InProgress) -> None:
+        """Take one out, and tell who waits for that."""
+        self.discard(request)
         self._on_room()
         for waiter in self._waiters:
             if not waiter.done():
@@ -151,11 +143,11 @@ class RequestsInProgress:
 
     def forget_ended(self) -> None:
         """Forget the threads that ended when there was no loop any more."""
-        self._requests = {r for r in self._requests if not (isinstance(r, InThread) and r.ended)}
+        self.difference_update([r for r in self if isinstance(r, InThread) and r.ended])
 
     def awaited(self, exempt: Collection[InProgress]) -> list[InProgress]:
         """Those that a shutdown has to wait for."""
-        return [r for r in self._requests if r.awaited and r not in exempt]
+        return [r for r in self if r.awaited and r not in exempt]
 
     async def wait(self, exempt: Collection[InProgress]) -> None:
         """Return when only those in `exempt`, and those that nobody awaits, are left."""

@@ -12,7 +12,6 @@ import asyncio
 import weakref
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
-from itertools import repeat
 from typing import Any
 
 # What `result` is when there is no error; that it returns something is no matter.
@@ -62,7 +61,7 @@ class Waiter:
         self._asyncio_future_blocking = True
         # An iterator that yields this object once, without a generator's frame; a
         # tuple kept for it would be a reference cycle for every connection.
-        return repeat(self, 1)  # type: ignore[return-value]
+        return iter((self,))  # type: ignore[return-value]
 
     def resume(self) -> bool:
         """Run the waiting task now, in its own context; False when none waits.
@@ -115,7 +114,7 @@ class GiveWay:
     __slots__ = ()
 
     def __await__(self) -> Generator[Any, Any, None]:
-        return repeat(None, 1)  # type: ignore[return-value]
+        return iter((None,))  # type: ignore[return-value]
 
 
 GIVE_WAY = GiveWay()

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import select
 import socket
+from contextvars import copy_context
 from typing import Any
 
 from ._handler_kinds import HandlerKind
@@ -35,22 +36,17 @@ class ConnectionServer(BaseServer):
         # Before the task, which under an eager task factory may end at once.
         self._requests.add(entry)
         assert self._loop is not None
-        entry.task = self._loop.create_task(self._serve_connection(entry))
+        context = copy_context()
+        context.run(current.set, entry)
+        entry.task = self._loop.create_task(self._serve(entry), context=context)
         entry.task.add_done_callback(functools.partial(self._end_unbegun, entry))
         return entry.task
 
     def _end_unbegun(self, entry: InTask, task: asyncio.Task[None]) -> None:
         """Let go of a connection whose task was cancelled before it had begun."""
         if entry in self._requests:
-            self._requests.discard(entry)
+            self._requests.ended(entry)
             self.close_request(entry.request)
-
-    async def _serve_connection(self, entry: InTask) -> None:
-        current.set(entry)
-        try:
-            await self._serve(entry.request, entry.client_address)
-        finally:
-            self._requests.discard(entry)
 
     async def _serve_one(self, request: Any, client_address: Any) -> None:
         task = self._start_request(request, client_address)
@@ -67,11 +63,7 @@ class ConnectionServer(BaseServer):
         if self._kind is not HandlerKind.COROUTINE:
             return request
         assert self._lingering is not None
-        connection = StreamSocket(request, self._lingering)
-        entry = current.get()
-        if entry is not None:
-            entry.request = connection
-        return connection
+        return StreamSocket(request, self._lingering)
 
     async def _wait_closed(self) -> None:
         if self._lingering is not None:

@@ -132,11 +132,13 @@ class UDPServer(TCPServer):
 
     def _prepared(self, request: Any) -> Any:
         # An overridden get_request() may return anything.
-        match request:
-            case (data, sock) if sock is self.socket and self._kind is HandlerKind.COROUTINE:
-                return data, self._datagram_socket
-            case _:
-                return request
+        if (
+            self._kind is HandlerKind.COROUTINE
+            and isinstance(request, tuple)
+            and request[1:] == (self.socket,)
+        ):
+            return request[0], self._datagram_socket
+        return request
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
         return self._kind is HandlerKind.COROUTINE and is_error_of(error, self._datagram_socket)

@@ -16,6 +16,12 @@ from .addresses import AF_UNIX
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+# As a number: `|` of two of socket's own flags makes a new enum member, which takes as
+# long as all else that sendto() does here.
+_MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
+
+_MISSING: Any = object()
+
 # Sends of all handlers together before others on the loop have their turn.
 _SEND_BATCH = 256
 
@@ -62,13 +68,14 @@ class DatagramSocket(PlainSocket):
     async def sendto(self, data: ReadableBuffer, address: Any, /) -> int: ...
     @overload
     async def sendto(self, data: ReadableBuffer, flags: int, address: Any, /) -> int: ...
-    async def sendto(self, data: ReadableBuffer, *args: Any) -> int:
+    async def sendto(self, data: ReadableBuffer, flags: Any, address: Any = _MISSING, /) -> int:
         """Send one datagram: `sendto(data, address)` or `sendto(data, flags, address)`.
 
         Waits while the kernel has no room; raises the OSErrors of socket.socket, and
         OSError (EDESTADDRREQ) for a client whose Unix socket has no name.
         """
-        flags, address = args if len(args) == 2 else (0, *args)
+        if address is _MISSING:
+            flags, address = 0, flags
         if not address:
             raise self._mark(
                 OSError(
@@ -83,7 +90,7 @@ class DatagramSocket(PlainSocket):
         retry = _FIRST_RETRY
         while True:
             try:
-                return self._sock.sendto(data, flags | socket.MSG_DONTWAIT, address)
+                return self._sock.sendto(data, flags | _MSG_DONTWAIT, address)
             except BlockingIOError:
                 if self._sock.family == AF_UNIX:
                     await asyncio.sleep(retry)

@@ -51,7 +51,7 @@ class DatagramDispatcher:
         statistics: Statistics,
         *,
         get_request: Callable[[], tuple[Any, Any]],
-        serve: Callable[[Any, Any], Coroutine[Any, Any, None]],
+        serve: Callable[[InTask], Coroutine[Any, Any, None]],
         max_requests: Callable[[], int],
         max_queue: int,
     ) -> None:
@@ -178,17 +178,17 @@ class DatagramDispatcher:
         while _is_pristine(task, before) and sys.getrefcount(task) == references:
             if self._queue and self._room() > 0:
                 # One for each datagram, as its handler's own tasks inherit it.
-                entry = InTask(*self._queue.popleft())
-                entry.task = task
+                request, client_address = self._queue.popleft()
+                entry = InTask(request, client_address, task)
                 current.set(entry)
                 before = copy_context()
                 self._requests.add(entry)
-                self._tell_drained()
+                if self._drained is not None:
+                    self._tell_drained()
                 try:
-                    await self._serve(entry.request, entry.client_address)
+                    await self._serve(entry)
                 finally:
                     entry.request = entry.task = None
-                    self._requests.discard(entry)
             elif len(self._idle) < _IDLE_WORKERS and not self._ended:
                 self._idle.append(waiter)
                 try:

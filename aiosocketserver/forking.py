@@ -134,7 +134,7 @@ class ForkingMixIn(_Base):
                 entry.client_address,
                 os.WTERMSIG(status),
             )
-        self._requests.discard(entry)
+        self._requests.ended(entry)
 
     def _max_requests(self) -> int:
         limit = super()._max_requests()

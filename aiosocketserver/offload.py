@@ -83,7 +83,7 @@ class ThreadingMixIn(_Base):
                 reuse=self.reuse_threads,
             )
         except BaseException:
-            self._requests.discard(entry)
+            self._requests.ended(entry)
             raise
         return None
 
@@ -96,7 +96,7 @@ class ThreadingMixIn(_Base):
             loop = self._loop
             assert loop is not None
             try:
-                loop.call_soon_threadsafe(self._requests.discard, entry, context=_EMPTY)
+                loop.call_soon_threadsafe(self._requests.ended, entry, context=_EMPTY)
             except RuntimeError:
                 # The loop has ended. If another one follows, it forgets the entry.
                 pass

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any, cast
 
 from ._handler_kinds import HandlerKind, run_legacy
+from ._in_progress import InTask, RequestsInProgress
 from ._plain_socket import is_error_of
 from .bridge import Bridge
 from .handlers import BaseRequestHandler
@@ -45,6 +46,7 @@ class RequestPipeline(Bridge):
 
     RequestHandlerClass: Callable[..., Any]
     statistics: Statistics
+    _requests: RequestsInProgress
 
     # Whether a mix-in can run legacy handlers.
     _runs_legacy = False
@@ -53,6 +55,9 @@ class RequestPipeline(Bridge):
     # that they make have to be watched.
     _checks_awaiting = False
     _checks_processing = False
+
+    # Whether nothing overridden lies between verify_request() and a coroutine handler.
+    _goes_straight = False
 
     _kind: HandlerKind
 
@@ -68,33 +73,48 @@ class RequestPipeline(Bridge):
         self._checks_awaiting = (
             self._checks_processing or finish_request is not RequestPipeline.finish_request
         )
+        self._goes_straight = self._kind is HandlerKind.COROUTINE and not self._checks_awaiting
 
-    async def _serve(self, request: Any, client_address: Any) -> None:
-        """The pipeline of one request, in its own task. Raises nothing but by cancellation."""
+    async def _serve(self, entry: InTask) -> None:
+        """The pipeline of one request, in its own task. Raises nothing but by cancellation.
+
+        Whatever wakes the handler goes through each coroutine that awaits it, so there
+        is none here that could be spared (docs/decisions/0012-few-coroutines.md).
+        """
+        request, client_address = entry.request, entry.client_address
         try:
-            request = self._prepared(request)
+            request = entry.request = self._prepared(request)
             verified: object = self.verify_request(request, client_address)
-            if awaitable(verified):
-                verified = await cast("Awaitable[object]", verified)
-                if awaitable(verified):
-                    # It is true, and would let everybody in.
-                    raise TypeError(
-                        f"{type(self).__qualname__}.verify_request() returned an awaitable "
-                        "that it should have awaited"
-                    )
-            if not verified:
+            if verified is not True and not await self._is_verified(verified):
                 self.shutdown_request(request)
                 return
-            if self._checks_processing:
+            if self._goes_straight:
+                await self.RequestHandlerClass(request, client_address, self)
+                self.shutdown_request(request)
+            elif self._checks_processing:
                 await self._process_checked(request, client_address)
-                return
-            processing = self.process_request(request, client_address)
-            if awaitable(processing):
-                await processing
+            else:
+                processing = self.process_request(request, client_address)
+                if awaitable(processing):
+                    await processing
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - each kind is seen to there
             await self._end_failed(error, request, client_address)
+        finally:
+            self._requests.ended(entry)
+
+    async def _is_verified(self, verified: object) -> object:
+        """Whether what verify_request() returned lets the request in."""
+        if awaitable(verified):
+            verified = await cast("Awaitable[object]", verified)
+            if awaitable(verified):
+                # It is true, and would let everybody in.
+                raise TypeError(
+                    f"{type(self).__qualname__}.verify_request() returned an awaitable "
+                    "that it should have awaited"
+                )
+        return verified
 
     def _prepared(self, request: Any) -> Any:
         """What the hooks and the handler get for what `get_request` returned."""
