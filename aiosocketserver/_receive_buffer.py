@@ -41,6 +41,15 @@ class ReceiveBuffer:
         self._data += data
         return data != b""
 
+    def feed_until(self, data: bytes, separator: bytes, limit: int) -> bytes | None:
+        """`feed` what was received, then `take_until`: most often it is just one line."""
+        if self._start == len(self._data):
+            end = data.find(separator, 0, limit) + len(separator)
+            if end == len(data) and data.endswith(separator):
+                return data
+        self.feed(data)
+        return self.take_until(separator, limit)
+
     def take(self, size: int) -> bytes:
         """At most `size` bytes, fewer if there are fewer."""
         start = self._start

@@ -318,13 +318,12 @@ class SendingSide(PlainSocket):
         finally:
             self._flush_waiters.remove(entry)
 
-    def _write(self, data: ReadableBuffer) -> bool:
+    def _write(self, block: bytes) -> bool:
         """Put one write behind the others; True when the writer has to wait for `_flush`."""
         if self._sock is CLOSED:
             raise self._mark(OSError(errno.EBADF, os.strerror(errno.EBADF)))
         if self._write_error is not None or self._half_close_requested:
             self._refuse_to_send()
-        block = data if type(data) is bytes else bytes(memoryview(data))
         pending = self._queue.append(block)
         self._credit -= len(block) + LINE_COST
         if pending >= WRITE_LIMIT or self._credit <= 0:

@@ -17,6 +17,9 @@ from typing import Any
 # What `result` is when there is no error; that it returns something is no matter.
 _no_error = bool
 
+# uvloop's clock counts whole milliseconds, so a timer may come that many seconds early.
+CLOCK_RESOLUTION = 0.001
+
 # Where a waiter's context belongs before its first wait.
 _NO_CONTEXT = Context()
 
@@ -130,9 +133,6 @@ class WaitTimeout:
 
     __slots__ = ("_deadline", "_error", "_handle", "_loop", "_waiter")
 
-    # uvloop's clock counts whole milliseconds, so a timer may come that much early.
-    _CLOCK_RESOLUTION = 0.001
-
     def __init__(
         self, loop: asyncio.AbstractEventLoop, waiter: Waiter, error: Callable[[], BaseException]
     ) -> None:
@@ -160,7 +160,7 @@ class WaitTimeout:
         self._handle = None
         if not self._waiter.waiting:
             return
-        if self._deadline - self._loop.time() > self._CLOCK_RESOLUTION:
+        if self._deadline - self._loop.time() > CLOCK_RESOLUTION:
             self._handle = self._loop.call_at(self._deadline, self._check)
         else:
             self._waiter.fail(self._error())

@@ -54,14 +54,17 @@ class SocketReader:
         if sock._receiving or sock._credit <= 0:
             await self._turn()
         sock._credit -= LINE_COST
+        limit = self.max_line_size
         try:
-            while (line := buffer.take_until(b"\n", self.max_line_size)) is None:
-                if not buffer.feed(await sock.recv(self._segment_size)):
+            line = buffer.take_until(b"\n", limit)
+            while line is None:
+                if not (data := await sock.recv(self._segment_size)):
                     if buffer:
                         return buffer.take_all()
                     raise StopAsyncIteration
+                line = buffer.feed_until(data, b"\n", limit)
         except OverflowError:
-            raise self._too_long("line", "max_line_size", self.max_line_size) from None
+            raise self._too_long("line", "max_line_size", limit) from None
         return line
 
     async def readline(self, size: int = -1) -> bytes:
@@ -79,9 +82,11 @@ class SocketReader:
         if not limit:
             return b""
         try:
-            while (line := buffer.take_until(b"\n", limit)) is None:
-                if not buffer.feed(await sock.recv(self._segment_size)):
+            line = buffer.take_until(b"\n", limit)
+            while line is None:
+                if not (data := await sock.recv(self._segment_size)):
                     return buffer.take_all()
+                line = buffer.feed_until(data, b"\n", limit)
         except OverflowError:
             if size < 0:
                 raise self._too_long("line", "max_line_size", limit) from None
@@ -220,10 +225,10 @@ class SocketWriter:
 
     async def write(self, data: ReadableBuffer) -> int:
         """Write all of `data`, which is copied unless it is `bytes`; how many bytes."""
-        size = len(data) if isinstance(data, bytes) else memoryview(data).nbytes
-        if self._socket._write(data):
+        block = data if type(data) is bytes else bytes(memoryview(data))
+        if self._socket._write(block):
             await self._socket._flush()
-        return size
+        return len(block)
 
     async def writelines(self, lines: Iterable[ReadableBuffer]) -> None:
         """Write each of `lines`, without anything between them."""

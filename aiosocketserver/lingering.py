@@ -13,8 +13,10 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections import OrderedDict
 
 from ._send_queue import SendQueue
+from ._waiter import CLOCK_RESOLUTION
 
 # What is taken from a peer that goes on sending to a connection which is closing.
 LINGER_BYTES = 4 * 1024 * 1024
@@ -27,26 +29,35 @@ class LingeringSockets:
     A step takes at most `timeout` seconds: sending has to make progress in that time,
     and the peer has to close in that time after the last byte was sent. All methods
     run on the loop's thread.
+
+    One timer does for all of them. It stays when the last one is closed, for the next.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self.loop = loop
         self.timeout = timeout
-        self._closings: set[_Closing] = set()
+        # When each runs out, the first one first, as all have the same time from now on.
+        self._deadlines: OrderedDict[_Closing, float] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
         self._all_closed: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._closings)
+        return len(self._deadlines)
 
-    def close(self, sock: socket.socket, queue: SendQueue | None = None) -> None:
+    def close(
+        self,
+        sock: socket.socket,
+        queue: SendQueue | None = None,
+        *,
+        half_closed: bool = False,
+    ) -> None:
         """Send what is in `queue`, then close `sock` as soon as the peer has everything.
 
-        Nothing of `sock` may be registered with the loop. It is closed on return when
+        `sock` is non-blocking, and nothing of it is registered with the loop;
+        `half_closed` if its sending side has been shut down. It is closed on return when
         there is nothing to wait for.
         """
-        closing = _Closing(self, sock, queue)
-        self._closings.add(closing)
-        closing.start()
+        _Closing(self, sock, queue).start(half_closed)
 
     def close_threadsafe(self, sock: socket.socket) -> None:
         """`close`, called in another thread.
@@ -62,24 +73,41 @@ class LingeringSockets:
 
     def abort(self) -> None:
         """Close all of them now."""
-        for closing in list(self._closings):
+        for closing in list(self._deadlines):
             closing.end()
 
     async def wait_closed(self) -> None:
         """Return when all of them are closed."""
-        while self._closings:
+        while self._deadlines:
             if self._all_closed is None:
                 self._all_closed = self.loop.create_future()
             await asyncio.shield(self._all_closed)
 
     def close_in_child(self) -> None:
         """In a forked child: let go of the descriptors and leave the loop alone."""
-        for closing in self._closings:
+        for closing in self._deadlines:
             closing.sock.close()
 
+    def _restart_time(self, closing: _Closing) -> None:
+        """Give it `timeout` seconds from now."""
+        self._deadlines[closing] = self.loop.time() + self.timeout
+        self._deadlines.move_to_end(closing)
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.timeout, self._end_late)
+
+    def _end_late(self) -> None:
+        """Let go of those that have run out of time, and look again when the next one does."""
+        self._timer = None
+        now = self.loop.time() + CLOCK_RESOLUTION
+        for closing, deadline in list(self._deadlines.items()):
+            if deadline > now:
+                self._timer = self.loop.call_at(deadline, self._end_late)
+                return
+            closing.end()
+
     def _forget(self, closing: _Closing) -> None:
-        self._closings.discard(closing)
-        if not self._closings and self._all_closed is not None:
+        self._deadlines.pop(closing, None)
+        if not self._deadlines and self._all_closed is not None:
             self._all_closed.set_result(None)
             self._all_closed = None
 
@@ -105,7 +133,7 @@ class _HandedOver:
 class _Closing:
     """One socket that is being closed: a state machine of loop callbacks, without a task."""
 
-    __slots__ = ("_owner", "_queue", "_taken", "_timer", "sock")
+    __slots__ = ("_owner", "_queue", "_reading", "_taken", "_writing", "sock")
 
     def __init__(
         self, owner: LingeringSockets, sock: socket.socket, queue: SendQueue | None
@@ -114,15 +142,17 @@ class _Closing:
         self.sock = sock
         self._queue = queue or None
         self._taken = 0
-        self._timer: asyncio.TimerHandle | None = None
+        # What the loop watches.
+        self._reading = self._writing = False
 
-    def start(self) -> None:
+    def start(self, half_closed: bool) -> None:
         try:
-            self.sock.setblocking(False)
-            if self._queue is None:
-                self._half_close()
-            else:
+            if self._queue is not None:
                 self._send()
+            elif half_closed:
+                self._await_end()
+            else:
+                self._half_close()
         except OSError:
             # The peer is gone, and with it the only one who would have cared.
             self.end()
@@ -133,17 +163,28 @@ class _Closing:
         try:
             queue.send(self.sock.send)
         except BlockingIOError:
-            self._owner.loop.add_writer(self.sock.fileno(), self._on_writable)
-            self._restart_timer()
+            if not self._writing:
+                self._writing = True
+                self._owner.loop.add_writer(self.sock.fileno(), self._on_writable)
+            self._owner._restart_time(self)
             return
-        self._owner.loop.remove_writer(self.sock.fileno())
+        self._stop_writing()
         self._half_close()
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._owner.loop.remove_writer(self.sock.fileno())
 
     def _half_close(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)
+        self._await_end()
+
+    def _await_end(self) -> None:
         if not self._take_input():
+            self._reading = True
             self._owner.loop.add_reader(self.sock.fileno(), self._on_readable)
-            self._restart_timer()
+            self._owner._restart_time(self)
 
     def _take_input(self) -> bool:
         """Drop what has arrived. True when the peer has closed or has sent too much."""
@@ -170,21 +211,13 @@ class _Closing:
         except OSError:
             self.end()
 
-    def _restart_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._owner.loop.call_later(self._owner.timeout, self.end)
-
     def end(self) -> None:
         """Let go of the socket, whatever the state."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        descriptor = self.sock.fileno()
-        if descriptor >= 0:
-            self._owner.loop.remove_reader(descriptor)
-            self._owner.loop.remove_writer(descriptor)
-            self.sock.close()
+        if self._reading:
+            self._reading = False
+            self._owner.loop.remove_reader(self.sock.fileno())
+        self._stop_writing()
+        self.sock.close()
         self._owner._forget(self)
 
 

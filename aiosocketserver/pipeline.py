@@ -79,7 +79,7 @@ class RequestPipeline(Bridge):
         """The pipeline of one request, in its own task. Raises nothing but by cancellation.
 
         Whatever wakes the handler goes through each coroutine that awaits it, so there
-        is none here that could be spared (docs/decisions/0012-few-coroutines.md).
+        is none here that could be spared (docs/decisions/0012-cost-of-a-request.md).
         """
         request, client_address = entry.request, entry.client_address
         try:

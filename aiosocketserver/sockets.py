@@ -84,7 +84,8 @@ class StreamSocket(SendingSide):
                         count = len(data)
                         self._credit -= count + CALL_COST
                         if count < bufsize:
-                            self._short_read(count, flags)
+                            self._input_expected = flags != 0 or self._timeout == 0
+                            self._peer_closed = not count
                         return data
                 await self._input()
         finally:
@@ -201,11 +202,12 @@ class StreamSocket(SendingSide):
             return
         # What a sendall() under way still holds back would come after a torn message.
         queue, self._queue = self._queue, SendQueue()
-        broken = self._write_error is not None or (self._peer_closed and queue.sent == queue.limit)
-        if broken or not self._linger:
+        sent = queue.sent == queue.limit
+        if self._write_error is not None or (self._peer_closed and sent) or not self._linger:
             sock.close()
         else:
-            self._lingering.close(sock, queue)
+            half_closed = self._half_close_requested and sent and not self._sending
+            self._lingering.close(sock, queue, half_closed=half_closed)
 
     def detach(self) -> int:
         """Give the descriptor away: it is no longer this object's to close.

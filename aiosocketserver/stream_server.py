@@ -120,11 +120,13 @@ class TCPServer(ConnectionServer):
         May be overridden.
         """
         if isinstance(request, StreamSocket | socket.socket):
-            # ENOTCONN: the client has closed already.
-            with contextlib.suppress(OSError):
+            try:
                 request.shutdown(socket.SHUT_WR)
                 if type(request) is socket.socket:
                     self._linger(request)
+            except OSError:
+                # ENOTCONN: the client has closed already.
+                pass
         self.close_request(request)
 
     def close_request(self, request: Any) -> None:

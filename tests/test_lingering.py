@@ -17,7 +17,21 @@ from aiosocketserver.lingering import LINGER_BYTES, LingeringSockets, linger
 from tests.support import Peer, client_of, fill, tcp_pair, until
 
 Pair = Callable[[], tuple[socket.socket, socket.socket]]
-each_family = pytest.mark.parametrize("pair", [tcp_pair, socket.socketpair], ids=["tcp", "unix"])
+
+
+def non_blocking(make_pair: Pair) -> Pair:
+    """Pairs whose first socket is as a connection's."""
+
+    def pair() -> tuple[socket.socket, socket.socket]:
+        ours, theirs = make_pair()
+        ours.setblocking(False)
+        return ours, theirs
+
+    return pair
+
+
+PAIRS = [non_blocking(tcp_pair), non_blocking(socket.socketpair)]
+each_family = pytest.mark.parametrize("pair", PAIRS, ids=["tcp", "unix"])
 
 
 def lingering_sockets(timeout: float = 60.0) -> LingeringSockets:
@@ -131,7 +145,7 @@ async def test_a_peer_that_has_closed_is_not_waited_for(pair: Pair) -> None:
 
 async def test_a_peer_that_vanishes_ends_it() -> None:
     for queue in None, queue_of(bytes(50_000_000)):
-        ours, theirs = tcp_pair()
+        ours, theirs = non_blocking(tcp_pair)()
         lingering = lingering_sockets()
         lingering.close(ours, queue)
         assert len(lingering) == 1
@@ -142,7 +156,7 @@ async def test_a_peer_that_vanishes_ends_it() -> None:
 
 
 async def test_a_peer_that_vanished_before_is_no_error() -> None:
-    ours, theirs = tcp_pair()
+    ours, theirs = non_blocking(tcp_pair)()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     theirs.close()
     lingering = lingering_sockets()
@@ -155,7 +169,7 @@ async def test_a_peer_that_vanished_before_is_no_error() -> None:
 
 
 async def test_a_peer_that_never_closes_is_let_go_after_the_time_out() -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = non_blocking(socket.socketpair)()
     lingering = lingering_sockets(0.02)
     lingering.close(ours)
     await lingering.wait_closed()
@@ -164,7 +178,7 @@ async def test_a_peer_that_never_closes_is_let_go_after_the_time_out() -> None:
 
 
 async def test_a_peer_that_goes_on_sending_is_let_go_after_the_time_out() -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = non_blocking(socket.socketpair)()
     lingering = lingering_sockets(0.05)
     lingering.close(ours)
     theirs.setblocking(False)
@@ -179,7 +193,7 @@ async def test_a_peer_that_goes_on_sending_is_let_go_after_the_time_out() -> Non
 
 
 async def test_a_peer_that_never_reads_is_let_go_after_the_time_out() -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = non_blocking(socket.socketpair)()
     ours.setblocking(False)
     fill(ours)
     lingering = lingering_sockets(0.02)
@@ -190,7 +204,7 @@ async def test_a_peer_that_never_reads_is_let_go_after_the_time_out() -> None:
 
 
 async def test_a_time_out_of_zero_waits_for_nobody() -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = non_blocking(socket.socketpair)()
     lingering = lingering_sockets(0)
     lingering.close(ours)
     await lingering.wait_closed()
@@ -220,7 +234,7 @@ async def test_a_peer_that_sends_without_end_is_cut_off(pair: Pair) -> None:
 
 
 async def test_aborting_closes_all_now() -> None:
-    pairs = [socket.socketpair() for _ in range(3)]
+    pairs = [non_blocking(socket.socketpair)() for _ in range(3)]
     pairs[0][0].setblocking(False)
     fill(pairs[0][0])
     lingering = lingering_sockets()
@@ -240,7 +254,7 @@ async def test_aborting_closes_all_now() -> None:
 
 
 async def test_a_forked_child_lets_go_of_the_descriptors_only() -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = non_blocking(socket.socketpair)()
     lingering = lingering_sockets()
     lingering.close(ours)
     pid = os.fork()
@@ -332,7 +346,7 @@ def test_the_blocking_way_minds_no_peer_that_vanished() -> None:
 async def test_hundreds_of_connections_leave_no_descriptor() -> None:
     lingering = lingering_sockets(0.05)
     for n in range(300):
-        ours, theirs = socket.socketpair()
+        ours, theirs = non_blocking(socket.socketpair)()
         theirs.setblocking(False)
         theirs.send(b"unread")
         lingering.close(ours, queue_of(b"x") if n % 2 else None)
@@ -343,7 +357,7 @@ async def test_hundreds_of_connections_leave_no_descriptor() -> None:
 def test_a_socket_handed_to_a_loop_that_ends_before_it_takes_it_is_closed() -> None:
     loop = asyncio.new_event_loop()
     lingering = LingeringSockets(loop, 10)
-    ours, theirs = socket.socketpair()
+    ours, theirs = non_blocking(socket.socketpair)()
     with theirs:
         theirs.settimeout(5)
         lingering.close_threadsafe(ours)
@@ -356,7 +370,7 @@ def test_a_socket_handed_to_a_loop_that_has_ended_is_left_to_its_owner() -> None
     loop = asyncio.new_event_loop()
     lingering = LingeringSockets(loop, 10)
     loop.close()
-    ours, theirs = socket.socketpair()
+    ours, theirs = non_blocking(socket.socketpair)()
     with ours, theirs:
         with pytest.raises(RuntimeError):
             lingering.close_threadsafe(ours)
