@@ -39,7 +39,7 @@ class InProgress:
 class InTask(InProgress):
     """A request that a task on the loop serves."""
 
-    __slots__ = ("task",)
+    __slots__ = ("on_unbegun", "task")
 
     task: asyncio.Task[None] | None
 
@@ -49,9 +49,18 @@ class InTask(InProgress):
         self.request = request
         self.client_address = client_address
         self.task = task
+        # What the task calls when it ends without having begun.
+        self.on_unbegun: Callable[[asyncio.Task[None]], object] | None = None
 
     def __repr__(self) -> str:
         return f"{self.task!r}"
+
+    def begin(self) -> None:
+        """The task runs, and sees to its end itself from now on."""
+        # None under an eager task factory, whose tasks begin as they are made.
+        if self.task is not None and self.on_unbegun is not None:
+            self.task.remove_done_callback(self.on_unbegun)
+        self.on_unbegun = None
 
     def cancel(self) -> None:
         if self.task is not None:

@@ -36,17 +36,19 @@ class ConnectionServer(BaseServer):
         # Before the task, which under an eager task factory may end at once.
         self._requests.add(entry)
         assert self._loop is not None
+        entry.on_unbegun = functools.partial(self._end_unbegun, entry)
         context = copy_context()
         context.run(current.set, entry)
         entry.task = self._loop.create_task(self._serve(entry), context=context)
-        entry.task.add_done_callback(functools.partial(self._end_unbegun, entry))
+        # None after an eager task's beginning.
+        if entry.on_unbegun is not None:
+            entry.task.add_done_callback(entry.on_unbegun)
         return entry.task
 
     def _end_unbegun(self, entry: InTask, task: asyncio.Task[None]) -> None:
         """Let go of a connection whose task was cancelled before it had begun."""
-        if entry in self._requests:
-            self._requests.ended(entry)
-            self.close_request(entry.request)
+        self._requests.ended(entry)
+        self.close_request(entry.request)
 
     async def _serve_one(self, request: Any, client_address: Any) -> None:
         task = self._start_request(request, client_address)
@@ -59,11 +61,11 @@ class ConnectionServer(BaseServer):
             await asyncio.wait([task])
             raise
 
-    def _prepared(self, request: Any) -> Any:
+    def _prepared(self, entry: InTask) -> Any:
         if self._kind is not HandlerKind.COROUTINE:
-            return request
+            return entry.request
         assert self._lingering is not None
-        return StreamSocket(request, self._lingering)
+        return StreamSocket(entry.request, self._lingering)
 
     async def _wait_closed(self) -> None:
         if self._lingering is not None:

@@ -7,6 +7,7 @@ import socket
 from typing import Any, ClassVar
 
 from ._handler_kinds import HandlerKind
+from ._in_progress import InTask
 from ._plain_socket import is_error_of
 from .datagram_socket import DatagramSocket, kernel_drops
 from .datagrams import DatagramDispatcher
@@ -130,7 +131,8 @@ class UDPServer(TCPServer):
         if self._dispatcher is not None:
             self._dispatcher.room_made()
 
-    def _prepared(self, request: Any) -> Any:
+    def _prepared(self, entry: InTask) -> Any:
+        request = entry.request
         # An overridden get_request() may return anything.
         if (
             self._kind is HandlerKind.COROUTINE

@@ -49,22 +49,30 @@ class SocketReader:
         return self
 
     async def __anext__(self) -> bytes:
-        # `readline` once more, without a coroutine in between: the most used way to read.
+        # `readline` once more, and the socket's `recv`: the most used way to read, without
+        # coroutines in between (docs/decisions/0012-cost-of-a-request.md).
         sock, buffer = self._socket, self._buffer
         if sock._receiving or sock._credit <= 0:
             await self._turn()
         sock._credit -= LINE_COST
         limit = self.max_line_size
+        sock._receiving = True
         try:
             line = buffer.take_until(b"\n", limit)
             while line is None:
-                if not (data := await sock.recv(self._segment_size)):
-                    if buffer:
-                        return buffer.take_all()
+                may_try = sock._input_expected and sock._credit > 0
+                if not may_try or (data := sock._try_recv(self._segment_size)) is None:
+                    await sock._input()
+                elif data:
+                    line = buffer.feed_until(data, b"\n", limit)
+                elif buffer:
+                    return buffer.take_all()
+                else:
                     raise StopAsyncIteration
-                line = buffer.feed_until(data, b"\n", limit)
         except OverflowError:
             raise self._too_long("line", "max_line_size", limit) from None
+        finally:
+            sock._receiving = False
         return line
 
     async def readline(self, size: int = -1) -> bytes:
@@ -81,16 +89,23 @@ class SocketReader:
         limit = self.max_line_size if size < 0 else size
         if not limit:
             return b""
+        sock._receiving = True
         try:
             line = buffer.take_until(b"\n", limit)
             while line is None:
-                if not (data := await sock.recv(self._segment_size)):
+                may_try = sock._input_expected and sock._credit > 0
+                if not may_try or (data := sock._try_recv(self._segment_size)) is None:
+                    await sock._input()
+                elif data:
+                    line = buffer.feed_until(data, b"\n", limit)
+                else:
                     return buffer.take_all()
-                line = buffer.feed_until(data, b"\n", limit)
         except OverflowError:
             if size < 0:
                 raise self._too_long("line", "max_line_size", limit) from None
             return buffer.take(size)
+        finally:
+            sock._receiving = False
         return line
 
     async def readuntil(self, separator: bytes = b"\n") -> bytes:

@@ -81,9 +81,11 @@ class RequestPipeline(Bridge):
         Whatever wakes the handler goes through each coroutine that awaits it, so there
         is none here that could be spared (docs/decisions/0012-cost-of-a-request.md).
         """
+        if entry.on_unbegun is not None:
+            entry.begin()
         request, client_address = entry.request, entry.client_address
         try:
-            request = entry.request = self._prepared(request)
+            request = entry.request = self._prepared(entry)
             verified: object = self.verify_request(request, client_address)
             if verified is not True and not await self._is_verified(verified):
                 self.shutdown_request(request)
@@ -116,9 +118,9 @@ class RequestPipeline(Bridge):
                 )
         return verified
 
-    def _prepared(self, request: Any) -> Any:
+    def _prepared(self, entry: InTask) -> Any:
         """What the hooks and the handler get for what `get_request` returned."""
-        return request
+        return entry.request
 
     async def _end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
         try:

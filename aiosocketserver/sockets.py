@@ -74,18 +74,8 @@ class StreamSocket(SendingSide):
         try:
             while True:
                 if (self._input_expected or flags) and self._credit > 0:
-                    try:
-                        data = self._sock.recv(bufsize, flags)
-                    except BlockingIOError as error:
-                        self._no_input(error, flags)
-                    except OSError as error:
-                        raise self._mark(error) from None
-                    else:
-                        count = len(data)
-                        self._credit -= count + CALL_COST
-                        if count < bufsize:
-                            self._input_expected = flags != 0 or self._timeout == 0
-                            self._peer_closed = not count
+                    data = self._try_recv(bufsize, flags)
+                    if data is not None:
                         return data
                 await self._input()
         finally:
@@ -99,26 +89,48 @@ class StreamSocket(SendingSide):
         try:
             while True:
                 if (self._input_expected or flags) and self._credit > 0:
-                    try:
-                        count = self._sock.recv_into(buffer, nbytes, flags)
-                    except BlockingIOError as error:
-                        self._no_input(error, flags)
-                    except OSError as error:
-                        raise self._mark(error) from None
-                    else:
-                        self._credit -= count + CALL_COST
-                        if count < (nbytes or memoryview(buffer).nbytes):
-                            self._short_read(count, flags)
+                    count = self._try_recv_into(buffer, nbytes, flags)
+                    if count is not None:
                         return count
                 await self._input()
         finally:
             self._receiving = False
 
-    def _short_read(self, count: int, flags: int) -> None:
-        # Nothing is left in the kernel, unless the call only peeked (flags). One that
-        # may not wait has to look each time.
-        self._input_expected = flags != 0 or self._timeout == 0
-        self._peer_closed = not count
+    def _try_recv(self, bufsize: int, flags: int = 0) -> bytes | None:
+        """What one system call gives, or None when it would block.
+
+        For who may try: while something is expected, and there is credit.
+        """
+        try:
+            data = self._sock.recv(bufsize, flags)
+        except BlockingIOError as error:
+            self._no_input(error, flags)
+            return None
+        except OSError as error:
+            raise self._mark(error) from None
+        count = len(data)
+        self._credit -= count + CALL_COST
+        if count < bufsize:
+            # Nothing is left in the kernel, unless the call only peeked (flags). Who may
+            # not wait has to look each time.
+            self._input_expected = flags != 0 or self._timeout == 0
+            self._peer_closed = not count
+        return data
+
+    def _try_recv_into(self, buffer: WriteableBuffer, nbytes: int, flags: int) -> int | None:
+        try:
+            count = self._sock.recv_into(buffer, nbytes, flags)
+        except BlockingIOError as error:
+            self._no_input(error, flags)
+            return None
+        except OSError as error:
+            raise self._mark(error) from None
+        self._credit -= count + CALL_COST
+        if count < (nbytes or memoryview(buffer).nbytes):
+            # As in _try_recv.
+            self._input_expected = flags != 0 or self._timeout == 0
+            self._peer_closed = not count
+        return count
 
     def _no_input(self, error: BlockingIOError, flags: int) -> None:
         if self._timeout == 0 or flags & socket.MSG_DONTWAIT:

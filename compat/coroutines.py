@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from aiosocketserver._handler_kinds import HandlerKind, handler_kind
+from aiosocketserver._in_progress import InTask
 from aiosocketserver.connections import ConnectionServer
 from aiosocketserver.datagram_socket import DatagramSocket
 from aiosocketserver.handlers import BaseRequestHandler
@@ -119,15 +120,15 @@ class CoroutineRequests(ConnectionServer):
                 pass
         return super()._start_request(request, client_address)
 
-    def _prepared(self, request: Any) -> Any:
-        match request:
+    def _prepared(self, entry: InTask) -> Any:
+        match entry.request:
             case socket.socket():
-                return super()._prepared(request)
+                return super()._prepared(entry)
             case (data, socket.socket() as sock):
                 return data, self._datagram_sockets[sock]
             case _:
                 # Whatever an overridden get_request() has made.
-                return request
+                return entry.request
 
     def finish_request(self, request: Any, client_address: Any) -> Any:
         """The server's, and then the handlers that it has made."""
