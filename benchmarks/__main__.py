@@ -39,7 +39,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.5, help="of a round: %(default)s")
     parser.add_argument("--works", default="", metavar="NAME,...", help="only these; see --list")
     parser.add_argument(
-        "--peers", default="", metavar="TEXT,...", help="only those whose name has one of these"
+        "--peers",
+        action="append",
+        metavar="TEXT",
+        help="only those with this in their name; again for more",
     )
     parser.add_argument("--quick", action="store_true", help="a few works, one short round")
     parser.add_argument("--list", action="store_true", help="name works and peers, and end")
@@ -75,7 +78,7 @@ def choose_works(arguments: argparse.Namespace) -> list[Work]:
 def choose_peers(peers: list[Peer], arguments: argparse.Namespace) -> list[Peer]:
     if not arguments.peers:
         return peers
-    texts = arguments.peers.split(",")
+    texts: list[str] = arguments.peers
     for text in texts:
         if not any(text in peer.name for peer in peers):
             give_up(f"--peers: no name has {text!r} in it; --list has all names")

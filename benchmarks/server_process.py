@@ -16,6 +16,10 @@ from .programs import FOLDER
 from .works import Work
 
 
+# Bytes of the one message that an idle connection has sent: a handler still holds it.
+HELD_SIZE = 32
+
+
 class Failed(Exception):
     """A server did not do what it was asked for. The text says who, and what."""
 
@@ -107,9 +111,8 @@ class ServerProcess:
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024
 
-    def _load_command(self, how: str, connections: int, seconds: float) -> list[str]:
-        work = self.work
-        counts = (connections, work.size, work.depth, seconds)
+    def _load_command(self, how: str, connections: int, size: int, seconds: float) -> list[str]:
+        counts = (connections, size, self.work.depth, seconds)
         return [self._load, how, self._target, *map(str, counts)]
 
     def measure(self, seconds: float) -> Sample:
@@ -117,7 +120,7 @@ class ServerProcess:
         before = self.cpu_time()
         with on_cpu(self._cpus.load):
             done = subprocess.run(
-                self._load_command(self.work.how, self.work.connections, seconds),
+                self._load_command(self.work.how, self.work.connections, self.work.size, seconds),
                 capture_output=True,
                 text=True,
                 check=False,
@@ -140,7 +143,7 @@ class ServerProcess:
         before = self.memory()
         with on_cpu(self._cpus.load):
             process = subprocess.Popen(
-                self._load_command("hold", self.work.held, 0),
+                self._load_command("hold", self.work.held, HELD_SIZE, 0),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """Closing a connection so that the peer gets all of the answer, bounded in time and bytes."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -233,9 +234,29 @@ async def test_a_peer_that_sends_without_end_is_cut_off(pair: Pair) -> None:
     theirs.close()
 
 
+async def test_each_has_its_own_time_though_one_timer_does_for_all() -> None:
+    lingering = lingering_sockets(0.05)
+    first, its_peer = non_blocking(socket.socketpair)()
+    second, other_peer = non_blocking(socket.socketpair)()
+    fill(first)
+    lingering.close(first, queue_of(bytes(20_000_000)))
+    lingering.close(second)
+    # The first one makes progress, and so it has time again; the second one has not.
+    ended: list[int] = []
+    while len(lingering) == 2:
+        with contextlib.suppress(BlockingIOError):
+            its_peer.recv(10_000, socket.MSG_DONTWAIT)
+        await asyncio.sleep(0.001)
+        ended = [sock.fileno() for sock in (first, second)]
+    assert ended == [first.fileno(), -1]
+    its_peer.close()
+    await lingering.wait_closed()
+    assert [first.fileno(), second.fileno()] == [-1, -1]
+    other_peer.close()
+
+
 async def test_aborting_closes_all_now() -> None:
     pairs = [non_blocking(socket.socketpair)() for _ in range(3)]
-    pairs[0][0].setblocking(False)
     fill(pairs[0][0])
     lingering = lingering_sockets()
     for ours, _ in pairs:

@@ -1,5 +1,6 @@
 """The receive buffer against a plain model: what is taken never depends on the segments."""
 
+import functools
 from collections.abc import Sequence
 
 import pytest
@@ -63,6 +64,8 @@ Step = tuple[str, bytes, int]
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("feed"), data_bytes, st.just(0)),
+        # After one of its separators, what is fed and then taken up to it.
+        st.tuples(st.just("feed_until"), data_bytes.filter(bool), st.integers(1, 20)),
         st.tuples(st.just("take"), st.just(b""), st.integers(0, 20)),
         st.tuples(st.just("take_exactly"), st.just(b""), st.integers(0, 20)),
         st.tuples(st.just("take_until"), separators, st.integers(1, 20)),
@@ -80,16 +83,22 @@ def test_any_sequence_of_calls_matches_the_model(sequence: list[Step]) -> None:
         if name == "feed":
             assert buffer.feed(argument) == bool(argument)
             model += argument
-        elif name == "take_until":
-            end = model.find(argument)
-            end = end + len(argument) if end >= 0 else -1
+        elif name in ("take_until", "feed_until"):
+            separator = argument
+            take = functools.partial(buffer.take_until, separator, size)
+            if name == "feed_until":
+                separator = argument[-2:]
+                model += argument
+                take = functools.partial(buffer.feed_until, argument, separator, size)
+            end = model.find(separator)
+            end = end + len(separator) if end >= 0 else -1
             if end > size or (end < 0 and model and len(model) >= size):
                 with pytest.raises(OverflowError):
-                    buffer.take_until(argument, size)
+                    take()
             elif end < 0:
-                assert buffer.take_until(argument, size) is None
+                assert take() is None
             else:
-                assert buffer.take_until(argument, size) == model[:end]
+                assert take() == model[:end]
                 model = model[end:]
         elif name == "take_exactly" and len(model) < size:
             assert buffer.take_exactly(size) is None
