@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="write into benchmarks/results and docs/benchmarks, as a release does",
+        help="write what the repository shows; with --works, these into what is there",
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "build" / "benchmarks", help="%(default)s"
@@ -123,7 +123,11 @@ def write(results: Results, arguments: argparse.Namespace) -> Path:
         raw, page = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks"
     for folder in {raw, page}:
         folder.mkdir(parents=True, exist_ok=True)
-    results.write(raw / f"{prefix}.json")
+    figures = raw / f"{prefix}.json"
+    if arguments.publish and arguments.works and figures.exists():
+        newer, results = results, Results.read(figures)
+        results.works.update(newer.works)
+    results.write(figures)
     report: Path = page / f"{prefix}.md"
     report.write_text(write_report(results, draw(results, page, prefix)))
     return report

@@ -25,6 +25,8 @@ class Peer:
     loop: str = ""
     # What has to be installed.
     requires: tuple[str, ...] = ()
+    # The first Python version that it does not run on.
+    before: tuple[int, int] | None = None
     # Whether it can listen on a Unix socket.
     unix: bool = False
     # Whether it has a thread for each connection.
@@ -33,7 +35,9 @@ class Peer:
     instead: dict[str, str] = field(default_factory=dict[str, str])
 
     def lacks(self) -> str | None:
-        """What it needs and is not installed; None when it can run."""
+        """What it needs and is not there; None when it can run."""
+        if self.before is not None and sys.version_info >= self.before:
+            return f"a Python before {self.before[0]}.{self.before[1]}"
         return next((name for name in self.requires if not _is_installed(name)), None)
 
     def start_command(self, role: str, path: str, size: int) -> list[str]:
@@ -92,7 +96,14 @@ def all_peers(programs: Programs) -> list[Peer]:
         ]
     for loop in (*LOOPS, *AIOFASTNET_LOOPS):
         peers += [
-            _on_loop("asyncio streams", "streams", loop, stream | {"sendfile"}, unix=True),
+            _on_loop(
+                "asyncio streams",
+                "streams",
+                loop,
+                # uvloop itself has no sendfile().
+                stream if loop == "uvloop" else stream | {"sendfile"},
+                unix=True,
+            ),
             _on_loop("asyncio protocol", "protocols", loop, stream | {"datagrams"}, unix=True),
         ]
     for loop in LOOPS:
@@ -127,12 +138,19 @@ def all_peers(programs: Programs) -> list[Peer]:
             frozenset({"echo", "connects", "datagrams"}) | TRANSFERS,
             requires=("trio",),
         ),
-        Peer("curio", ("libraries.curio_sockets",), stream | {"datagrams"}, requires=("curio",)),
+        Peer(
+            "curio",
+            ("libraries.curio_sockets",),
+            stream | {"datagrams"},
+            requires=("curio",),
+            before=(3, 12),
+        ),
         Peer("gevent", ("libraries.gevent_servers",), stream | {"datagrams"}, requires=("gevent",)),
         Peer(
             "gevent, patched socketserver",
             ("libraries.gevent_threads", "socketserver"),
-            stream | {"sendfile", "datagrams"},
+            # Its sockets do not block, which socket.sendfile() asks for.
+            stream | {"datagrams"},
             requires=("gevent",),
         ),
         Peer(

@@ -16,6 +16,8 @@ def draw(results: Results, folder: Path, prefix: str) -> dict[str, str]:
     import matplotlib as mpl
 
     mpl.use("svg")
+    # Text as text, and not as outlines: a tenth of the size.
+    mpl.rcParams["svg.fonttype"] = "none"
     # The same figures give the same file.
     mpl.rcParams["svg.hashsalt"] = "aiosocketserver"
     files: dict[str, str] = {}

@@ -101,7 +101,7 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write all samples as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        path.write_text(json.dumps(asdict(self), separators=(",", ":")) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:

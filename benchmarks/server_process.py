@@ -15,7 +15,6 @@ from .peers import Peer
 from .programs import FOLDER
 from .works import Work
 
-
 # Bytes of the one message that an idle connection has sent: a handler still holds it.
 HELD_SIZE = 32
 
@@ -129,10 +128,11 @@ class ServerProcess:
             raise self._failure(done.stderr.strip())
         told = json.loads(done.stdout)
         return Sample(
-            rate=told["requests"] / told["seconds"],
-            cpu_time=(self.cpu_time() - before) / told["requests"],
-            p50=told["p50"],
-            p99=told["p99"],
+            # Rounded to what a clock can tell: the figures are kept in the repository.
+            rate=round(told["requests"] / told["seconds"], 1),
+            cpu_time=round((self.cpu_time() - before) / told["requests"], 9),
+            p50=round(told["p50"], 7),
+            p99=round(told["p99"], 7),
             lost=told["lost"],
             memory=self.memory(),
         )

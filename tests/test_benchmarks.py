@@ -53,8 +53,9 @@ def test_every_server_does_its_work(
     assert (done.returncode, done.stderr) == (0, "")
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     results = json.loads((tmp_path / f"{version}.json").read_text())
-    # A Go toolchain is not asked for.
-    assert set(results["lacking"]) <= {"Go, one core"}
+    # A Go toolchain is not asked for, and curio is too old for newer Pythons.
+    may_lack = {"Go, one core"} | ({"curio"} if sys.version_info >= (3, 12) else set())
+    assert set(results["lacking"]) <= may_lack
     peers = results["works"][work]["peers"]
     assert {name: peer["failure"] for name, peer in peers.items() if peer["failure"]} == {}
     assert all(sample["rate"] > 0 for peer in peers.values() for sample in peer["samples"])
