@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any
 
+from ._hosts import HostCounts
 from .children import ChildWatch
 from .sockets import StreamSocket
 
@@ -139,12 +140,29 @@ class RequestsInProgress(set[InProgress]):
 
     def __init__(self, on_room: Callable[[], object]) -> None:
         super().__init__()
+        # Set where the connections of each host are limited.
+        self.hosts: HostCounts | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._on_room = on_room
+
+    def count_hosts(self, ipv6_prefix_length: int) -> HostCounts:
+        """Count the connections of each host from now on, those that are here too."""
+        self.hosts = HostCounts(ipv6_prefix_length)
+        for request in self:
+            self.hosts.add(request.client_address)
+        return self.hosts
+
+    def begun(self, request: InProgress) -> None:
+        """Take one in."""
+        self.add(request)
+        if self.hosts is not None:
+            self.hosts.add(request.client_address)
 
     def ended(self, request: InProgress) -> None:
         """Take one out, and tell who waits for that."""
         self.discard(request)
+        if self.hosts is not None:
+            self.hosts.remove(request.client_address)
         self._on_room()
         for waiter in self._waiters:
             if not waiter.done():
@@ -152,7 +170,8 @@ class RequestsInProgress(set[InProgress]):
 
     def forget_ended(self) -> None:
         """Forget the threads that ended when there was no loop any more."""
-        self.difference_update([r for r in self if isinstance(r, InThread) and r.ended])
+        for request in [r for r in self if isinstance(r, InThread) and r.ended]:
+            self.ended(request)
 
     def awaited(self, exempt: Collection[InProgress]) -> list[InProgress]:
         """Those that a shutdown has to wait for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import select
 import socket
 from contextvars import copy_context
@@ -15,26 +16,71 @@ from .lingering import LingeringSockets
 from .server import BaseServer
 from .sockets import StreamSocket
 
+logger = logging.getLogger("aiosocketserver")
+
 
 class ConnectionServer(BaseServer):
     """What servers of stream sockets do with a connection from when it is accepted.
 
-    Class variable, also a keyword of the constructor:
-
-    - linger_timeout: see `TCPServer`
+    Class variables, also keywords of the constructor: see `TCPServer`
     """
 
     linger_timeout: float = 2.0
+    max_connections: int | None = None
+    max_connections_per_host: int | None = None
+    ipv6_prefix_length: int = 64
 
     _lingering: LingeringSockets | None = None
 
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._lingering = LingeringSockets(loop, self.linger_timeout)
+        self._lingering = LingeringSockets(loop, self.linger_timeout, on_closed=self._room_made)
+
+    def _max_requests(self) -> int:
+        limit = super()._max_requests()
+        if self.max_connections is None:
+            return limit
+        # One that is closing still has its descriptor, and what the kernel keeps for it.
+        closing = 0 if self._lingering is None else len(self._lingering)
+        return min(limit, self.max_connections - closing)
+
+    def _on_connection(self, request: Any, client_address: Any) -> None:
+        """Serve a connection that was accepted, unless its host has enough of them."""
+        if self._admits(request, client_address):
+            _ = self._start_request(request, client_address)
+
+    def _admits(self, request: Any, client_address: Any) -> bool:
+        """Whether a connection may be served; closes it if it may not."""
+        if self.max_connections_per_host is None:
+            return True
+        hosts = self._requests.hosts
+        if hosts is None:
+            hosts = self._requests.count_hosts(self.ipv6_prefix_length)
+        if hosts.of(client_address) < self.max_connections_per_host:
+            return True
+        self.statistics.refused["max_connections_per_host"] += 1
+        try:
+            self.handle_refusal(request, client_address, "max_connections_per_host")
+        except Exception:
+            logger.exception("handle_refusal() failed")
+        except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
+            self._stop_because_of(exit_)
+        finally:
+            self.close_request(request)
+        return False
+
+    def handle_refusal(self, request: Any, client_address: Any, reason: str) -> None:
+        """Called when a connection is refused, just before it is closed. May be overridden.
+
+        `reason` is the name of the option that it would exceed. On the loop's thread,
+        between two connections that are accepted: it must be quick. The default logs at
+        level DEBUG, because who sends a flood should not fill a disk.
+        """
+        logger.debug("a connection of %r was refused: %s", client_address, reason)
 
     def _start_request(self, request: Any, client_address: Any) -> asyncio.Task[None]:
         entry = InTask(request, client_address)
         # Before the task, which under an eager task factory may end at once.
-        self._requests.add(entry)
+        self._requests.begun(entry)
         assert self._loop is not None
         entry.on_unbegun = functools.partial(self._end_unbegun, entry)
         context = copy_context()
@@ -51,6 +97,8 @@ class ConnectionServer(BaseServer):
         self.close_request(entry.request)
 
     async def _serve_one(self, request: Any, client_address: Any) -> None:
+        if not self._admits(request, client_address):
+            return
         task = self._start_request(request, client_address)
         try:
             await asyncio.wait([task])

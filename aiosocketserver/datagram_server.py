@@ -43,7 +43,15 @@ class UDPServer(TCPServer):
 
     # They are TCPServer's and would do nothing here.
     without_options: ClassVar[frozenset[str]] = frozenset(
-        {"request_queue_size", "max_line_size", "max_block_size", "linger_timeout"}
+        {
+            "ipv6_prefix_length",
+            "linger_timeout",
+            "max_block_size",
+            "max_connections",
+            "max_connections_per_host",
+            "max_line_size",
+            "request_queue_size",
+        }
     )
 
     # Python's own waiting must not come in between: MSG_DONTWAIT decides.

@@ -182,7 +182,7 @@ class DatagramDispatcher:
                 entry = InTask(request, client_address, task)
                 current.set(entry)
                 before = copy_context()
-                self._requests.add(entry)
+                self._requests.begun(entry)
                 if self._drained is not None:
                     self._tell_drained()
                 try:

@@ -82,7 +82,7 @@ class ForkingMixIn(_Base):
         _flush_standard_streams()
         pid = start_child(functools.partial(self._run_child, request, client_address))
         entry = InChild(client_address, pid, awaited=self.block_on_close)
-        self._requests.add(entry)
+        self._requests.begun(entry)
         assert self._loop is not None
         entry.watch = ChildWatch(self._loop, pid, functools.partial(self._reap, entry, os.WNOHANG))
         self.close_request(request)

@@ -14,6 +14,7 @@ import contextlib
 import socket
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from ._send_queue import SendQueue
 from ._waiter import CLOCK_RESOLUTION
@@ -33,9 +34,17 @@ class LingeringSockets:
     One timer does for all of them. It stays when the last one is closed, for the next.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        *,
+        on_closed: Callable[[], object] = lambda: None,
+    ) -> None:
         self.loop = loop
         self.timeout = timeout
+        # Called after each one.
+        self._on_closed = on_closed
         # When each runs out, the first one first, as all have the same time from now on.
         self._deadlines: OrderedDict[_Closing, float] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
@@ -110,6 +119,7 @@ class LingeringSockets:
         if not self._deadlines and self._all_closed is not None:
             self._all_closed.set_result(None)
             self._all_closed = None
+        self._on_closed()
 
 
 class _HandedOver:

@@ -71,7 +71,7 @@ class ThreadingMixIn(_Base):
         name = name_of_new_thread(self.process_request_thread)
         awaited = self.block_on_close and not self.daemon_threads
         entry = InThread(request, client_address, name, awaited=awaited)
-        self._requests.add(entry)
+        self._requests.begun(entry)
         context = copy_context()
         context.run(current.set, entry)
         try:

@@ -16,10 +16,13 @@ class ServerOptions(TypedDict, total=False):
     allow_reuse_port: bool
     block_on_close: bool
     daemon_threads: bool
+    ipv6_prefix_length: int
     linger_timeout: float
     max_block_size: int
     max_children: int
     max_concurrency: int
+    max_connections: int | None
+    max_connections_per_host: int | None
     max_line_size: int
     max_packet_size: int
     max_queue: int
@@ -45,6 +48,11 @@ def _size_or_zero(value: object) -> str | None:
     return None if right else "a whole number, 0 or above"
 
 
+def _prefix_length(value: object) -> str | None:
+    right = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 128
+    return None if right else "a number of bits, 1 to 128"
+
+
 def _seconds(value: object) -> str | None:
     right = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
     # Infinity is wrong as well: it would be an OverflowError of a socket, much later.
@@ -66,10 +74,13 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
     "allow_reuse_port": _flag,
     "block_on_close": _flag,
     "daemon_threads": _flag,
+    "ipv6_prefix_length": _prefix_length,
     "linger_timeout": _seconds,
     "max_block_size": _size,
     "max_children": _size,
     "max_concurrency": _size,
+    "max_connections": _or_none(_size),
+    "max_connections_per_host": _or_none(_size),
     "max_line_size": _size,
     "max_packet_size": _size,
     "max_queue": _size_or_zero,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
@@ -14,6 +15,9 @@ class Statistics:
 
     handlers_failed: int = 0
     """Requests whose handler raised anything else."""
+
+    refused: Counter[str] = field(default_factory=Counter[str])
+    """Connections that were closed because of a limit, by the name of its option."""
 
     datagrams_dropped: int = 0
     """Datagrams dropped because `max_concurrency` handlers ran and `max_queue` waited."""

@@ -38,6 +38,13 @@ class TCPServer(ConnectionServer):
     - max_block_size: bytes of a block that a handler's `rfile` takes; 16 MiB
     - linger_timeout: seconds that a closing connection has for each step, so that the
       peer gets the whole answer; 2. With 0 it is closed at once
+    - max_connections: connections at once, those included that are closing; None, the
+      default, for as many as there are descriptors. At the limit the server stops
+      accepting, the backlog holds the rest, and it goes on when one has ended
+    - max_connections_per_host: connections at once of one host; None, the default, for
+      no limit. The excess is closed at once: see `handle_refusal`
+    - ipv6_prefix_length: how many leading bits of an IPv6 address tell one host from
+      another for `max_connections_per_host`; 64
 
     A class variable without a keyword:
 
@@ -175,7 +182,7 @@ class TCPServer(ConnectionServer):
                 self.socket,
                 get_request=self.get_request,
                 may_accept=self._may_accept,
-                on_request=self._start_request,
+                on_request=self._on_connection,
                 on_fatal=self._stop_because_of,
             )
         self._listener.start()
