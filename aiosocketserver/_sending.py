@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from ._plain_socket import PlainSocket
 from ._send_queue import SendQueue
+from ._unix import rights
 from ._waiter import GIVE_WAY, Waiter, WaitTimeout
 
 if TYPE_CHECKING:
@@ -103,6 +104,16 @@ class SendingSide(PlainSocket):
             return sent
         finally:
             self._end_sending()
+
+    async def send_fds(
+        self, buffers: Iterable[ReadableBuffer], fds: Iterable[int], flags: int = 0
+    ) -> int:
+        """Send bytes, at least one, and descriptors over a Unix socket: see `socket.send_fds`.
+
+        Returns how many bytes the kernel has taken; the descriptors went with the
+        first. They stay open here.
+        """
+        return await self.sendmsg(buffers, [rights(fds)], flags)
 
     async def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Return when the kernel has all of `data`. The time-out is for the whole call."""

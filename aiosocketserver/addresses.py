@@ -66,16 +66,39 @@ def _check_unix(address: object) -> None:
         )
 
 
-def bind(sock: socket.socket, address: object) -> None:
+def bind(
+    sock: socket.socket,
+    address: object,
+    *,
+    unix_mode: int | None = None,
+    unix_owner: int | str | None = None,
+    unix_group: int | str | None = None,
+) -> None:
     """Bind `sock`, with errors that name the address.
 
     A Unix path where a socket lies that nobody listens on is replaced; one of a live
     server is OSError (EADDRINUSE), and any other file is left alone: FileExistsError.
+    With a mode nobody but this process's user can reach it before it has its owner and
+    that mode. Raises ValueError for mode and owner of an address that is not a path,
+    and LookupError for a name that the system does not know.
     """
+    path: str | bytes | None = None
     if sock.family == AF_UNIX:
         address = os.fspath(cast("str | bytes", address))
         if os.fsencode(address)[:1] != b"\0":
-            _claim_path(address, sock.type)
+            path = address
+    if path is None and not (unix_mode is unix_owner is unix_group is None):
+        raise ValueError(
+            "unix_mode, unix_owner and unix_group are for a Unix socket with a path, and the "
+            f"address is {address!r}"
+        )
+    if path is not None:
+        _claim_path(path, sock.type)
+    uid, gid = _uid_of(unix_owner), _gid_of(unix_group)
+    if unix_mode is not None:
+        # bind(2) takes over the mode of the socket itself. The umask would do too, but
+        # belongs to the whole process, other threads included.
+        os.fchmod(sock.fileno(), unix_mode & 0o700)
     try:
         sock.bind(cast("Any", address))
     except socket.gaierror as error:
@@ -87,6 +110,42 @@ def bind(sock: socket.socket, address: object) -> None:
         ) from error
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}: {address!r}") from error
+    if path is not None:
+        _give_away(path, uid, gid, unix_mode)
+
+
+def _give_away(path: str | bytes, uid: int, gid: int, mode: int | None) -> None:
+    try:
+        if (uid, gid) != (-1, -1):
+            os.chown(path, uid, gid, follow_symlinks=False)
+        if mode is not None:
+            os.chmod(path, mode)
+    except OSError:
+        # Nobody shall find it with another owner or mode than was asked for.
+        os.unlink(path)
+        raise
+
+
+def _uid_of(owner: int | str | None) -> int:
+    if isinstance(owner, str):
+        import pwd
+
+        try:
+            return pwd.getpwnam(owner).pw_uid
+        except KeyError:
+            raise LookupError(f"unix_owner: there is no user {owner!r}") from None
+    return -1 if owner is None else owner
+
+
+def _gid_of(group: int | str | None) -> int:
+    if isinstance(group, str):
+        import grp
+
+        try:
+            return grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise LookupError(f"unix_group: there is no group {group!r}") from None
+    return -1 if group is None else group
 
 
 def _claim_path(path: str | bytes, kind: int) -> None:

@@ -31,6 +31,9 @@ class ServerOptions(TypedDict, total=False):
     reuse_threads: bool
     shutdown_timeout: float | None
     timeout: float | None
+    unix_group: int | str | None
+    unix_mode: int | None
+    unix_owner: int | str | None
 
 
 def _flag(value: object) -> str | None:
@@ -51,6 +54,18 @@ def _size_or_zero(value: object) -> str | None:
 def _prefix_length(value: object) -> str | None:
     right = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 128
     return None if right else "a number of bits, 1 to 128"
+
+
+def _mode(value: object) -> str | None:
+    right = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777
+    return None if right else "permissions as 0o660, 0 to 0o777"
+
+
+def _owner(value: object) -> str | None:
+    if isinstance(value, str):
+        return None if value else "a name or a number"
+    right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return None if right else "a name or a number"
 
 
 def _seconds(value: object) -> str | None:
@@ -89,6 +104,9 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
     "reuse_threads": _flag,
     "shutdown_timeout": _or_none(_seconds),
     "timeout": _or_none(_seconds),
+    "unix_group": _or_none(_owner),
+    "unix_mode": _or_none(_mode),
+    "unix_owner": _or_none(_owner),
 }
 
 

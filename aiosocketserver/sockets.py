@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from ._send_queue import SendQueue
 from ._sending import CALL_COST, CLOSED, TURN_CREDIT, SendingSide
+from ._unix import (
+    CLOSE_ON_EXEC,
+    PeerCredentials,
+    descriptors_in,
+    peer_credentials,
+    size_of_rights,
+)
 from ._waiter import GIVE_WAY, Waiter, WaitTimeout
 
 if TYPE_CHECKING:
@@ -131,6 +138,54 @@ class StreamSocket(SendingSide):
             self._input_expected = flags != 0 or self._timeout == 0
             self._peer_closed = not count
         return count
+
+    async def recv_fds(
+        self, bufsize: int, maxfds: int, flags: int = 0
+    ) -> tuple[bytes, list[int], int, Any]:
+        """Receive at most `bufsize` bytes and `maxfds` descriptors: see `socket.recv_fds`.
+
+        Returns the bytes, the descriptors, which are the caller's to close and are not
+        inherited by children, the flags of recvmsg(2), and the peer's address. With
+        MSG_CTRUNC among the flags there were more descriptors, and the kernel has
+        closed those.
+        """
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._receiving = True
+        try:
+            while True:
+                if (self._input_expected or flags) and self._credit > 0:
+                    received = self._try_recvmsg(bufsize, size_of_rights(maxfds), flags)
+                    if received is not None:
+                        data, ancillary, message_flags, address = received
+                        return data, descriptors_in(ancillary), message_flags, address
+                await self._input()
+        finally:
+            self._receiving = False
+
+    def _try_recvmsg(
+        self, bufsize: int, ancbufsize: int, flags: int
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any] | None:
+        try:
+            received = self._sock.recvmsg(bufsize, ancbufsize, flags | CLOSE_ON_EXEC)
+        except BlockingIOError as error:
+            self._no_input(error, flags)
+            return None
+        except OSError as error:
+            raise self._mark(error) from None
+        count = len(received[0])
+        self._credit -= count + CALL_COST
+        # A message with descriptors ends a read early, so a short one says nothing of
+        # what is left (unix(7)).
+        self._peer_closed = not count
+        return received
+
+    def peer_credentials(self) -> PeerCredentials:
+        """The process at the other end of a Unix socket, as it was when it connected.
+
+        Raises OSError (EOPNOTSUPP) for other sockets, and on systems that do not tell.
+        """
+        return peer_credentials(self._sock)
 
     def _no_input(self, error: BlockingIOError, flags: int) -> None:
         if self._timeout == 0 or flags & socket.MSG_DONTWAIT:

@@ -46,6 +46,11 @@ class TCPServer(ConnectionServer):
     - ipv6_prefix_length: how many leading bits of an IPv6 address tell one host from
       another for `max_connections_per_host`; 64
 
+    - unix_mode: permissions of the path of a Unix socket, as 0o660; None, the default,
+      for what the umask leaves of 0o777. Who may write to it may connect
+    - unix_owner, unix_group: of the path, by name or number; None, the default, for the
+      process's own
+
     A class variable without a keyword:
 
     - socket_type: `socket.SOCK_STREAM`
@@ -58,6 +63,9 @@ class TCPServer(ConnectionServer):
     allow_reuse_port: bool = False
     max_line_size: int = 64 * 1024
     max_block_size: int = 16 * 1024 * 1024
+    unix_mode: int | None = None
+    unix_owner: int | str | None = None
+    unix_group: int | str | None = None
 
     def __init__(
         self,
@@ -96,7 +104,13 @@ class TCPServer(ConnectionServer):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if self.allow_reuse_port:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        addresses.bind(self.socket, self.server_address)
+        addresses.bind(
+            self.socket,
+            self.server_address,
+            unix_mode=self.unix_mode,
+            unix_owner=self.unix_owner,
+            unix_group=self.unix_group,
+        )
         self.server_address = self.socket.getsockname()
         if self.address_family == addresses.AF_UNIX:
             self._path_status = addresses.path_status(self.server_address)
