@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, cast
 
 _IPV6_BITS = 128
 
@@ -15,11 +15,13 @@ def host_of(client_address: object, ipv6_prefix_length: int) -> Hashable:
     An IPv6 host is a whole network, of which one subscriber has at least 2**64
     addresses (RFC 6177); an IPv4 address mapped into IPv6 is the IPv4 host.
     """
-    match client_address:
-        case (str(host), int(), *_):
-            pass
-        case _:
-            return None
+    # (host, port), and for IPv6 two numbers more.
+    if not isinstance(client_address, tuple):
+        return None
+    parts = cast("tuple[object, ...]", client_address)
+    if len(parts) < 2 or not isinstance(parts[0], str):
+        return None
+    host = parts[0]
     if ":" not in host:
         return host
     # A link-local address may come with its interface.

@@ -56,6 +56,11 @@ class InTask(InProgress):
     def __repr__(self) -> str:
         return f"{self.task!r}"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the task runs, or has run."""
+        return self.on_unbegun is None
+
     def begin(self) -> None:
         """The task runs, and sees to its end itself from now on."""
         # None under an eager task factory, whose tasks begin as they are made.

@@ -86,8 +86,8 @@ class ConnectionServer(BaseServer):
         context = copy_context()
         context.run(current.set, entry)
         entry.task = self._loop.create_task(self._serve(entry), context=context)
-        # None after an eager task's beginning.
-        if entry.on_unbegun is not None:
+        # As an eager task has.
+        if not entry.has_begun:
             entry.task.add_done_callback(entry.on_unbegun)
         return entry.task
 

@@ -144,7 +144,7 @@ class UDPServer(TCPServer):
         # An overridden get_request() may return anything.
         if (
             self._kind is HandlerKind.COROUTINE
-            and isinstance(request, tuple)
+            and isinstance(entry.request, tuple)
             and request[1:] == (self.socket,)
         ):
             return request[0], self._datagram_socket

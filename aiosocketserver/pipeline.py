@@ -81,7 +81,7 @@ class RequestPipeline(Bridge):
         Whatever wakes the handler goes through each coroutine that awaits it, so there
         is none here that could be spared (docs/decisions/0012-cost-of-a-request.md).
         """
-        if entry.on_unbegun is not None:
+        if not entry.has_begun:
             entry.begin()
         request, client_address = entry.request, entry.client_address
         try:
