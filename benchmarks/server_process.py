@@ -110,48 +110,54 @@ class ServerProcess:
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024
 
-    def _load_command(self, how: str, connections: int, size: int, seconds: float) -> list[str]:
-        counts = (connections, size, self.work.depth, seconds)
-        return [self._load, how, self._target, *map(str, counts)]
-
     def measure(self, seconds: float) -> Sample:
         """Put it under load once."""
-        before = self.cpu_time()
-        with on_cpu(self._cpus.load):
-            done = subprocess.run(
-                self._load_command(self.work.how, self.work.connections, self.work.size, seconds),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        if done.returncode:
-            raise self._failure(done.stderr.strip())
-        told = json.loads(done.stdout)
+        work = self.work
+        with self._load_process(work.how, work.connections, work.size, seconds) as load:
+            # What it takes to open the connections, and to close them, is not counted.
+            self._read_line(load)
+            before = self.cpu_time()
+            assert load.stdin is not None
+            load.stdin.write("\n")
+            load.stdin.flush()
+            told = json.loads(self._read_line(load))
+            after, memory = self.cpu_time(), self.memory()
         return Sample(
             # Rounded to what a clock can tell: the figures are kept in the repository.
             rate=round(told["requests"] / told["seconds"], 1),
-            cpu_time=round((self.cpu_time() - before) / told["requests"], 9),
+            cpu_time=round((after - before) / told["requests"], 9),
             p50=round(told["p50"], 7),
             p99=round(told["p99"], 7),
             lost=told["lost"],
-            memory=self.memory(),
+            memory=memory,
         )
 
     @contextmanager
     def holding(self) -> Generator[int]:
         """Hold the connections of the work meanwhile; gives the bytes that each one takes."""
         before = self.memory()
+        with self._load_process("hold", self.work.held, HELD_SIZE, 0) as load:
+            self._read_line(load)
+            yield (self.memory() - before) // self.work.held
+
+    def _load_process(
+        self, how: str, connections: int, size: int, seconds: float
+    ) -> subprocess.Popen[str]:
+        """The load generator, which ends with its standard input."""
+        counts = (connections, size, self.work.depth, seconds)
         with on_cpu(self._cpus.load):
-            process = subprocess.Popen(
-                self._load_command("hold", self.work.held, HELD_SIZE, 0),
+            return subprocess.Popen(
+                [self._load, how, self._target, *map(str, counts)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-        with process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            if not process.stdout.readline():
-                raise self._failure(process.stderr.read().strip())
-            yield (self.memory() - before) // self.work.held
+
+    def _read_line(self, load: subprocess.Popen[str]) -> str:
+        assert load.stdout is not None
+        assert load.stderr is not None
+        line = load.stdout.readline()
+        if not line:
+            raise self._failure(load.stderr.read().strip())
+        return line

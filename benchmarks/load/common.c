@@ -31,6 +31,15 @@ void fail(const char *what) {
     exit(1);
 }
 
+void wait_for_start(void) {
+    int character;
+    puts("ready");
+    fflush(stdout);
+    do
+        character = getchar();
+    while (character != '\n' && character != EOF);
+}
+
 void *allocate(size_t size) {
     void *memory = calloc(1, size);
     if (memory == NULL)

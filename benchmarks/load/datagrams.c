@@ -54,6 +54,7 @@ void load_datagrams(const struct plan *plan) {
         all[i].descriptor = connect_to(plan->target, SOCK_DGRAM);
         watch(epoll, all[i].descriptor, &all[i]);
     }
+    wait_for_start();
 
     long requests = 0, lost = 0;
     double start = now(), time = start, looked = start;

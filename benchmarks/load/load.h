@@ -38,6 +38,9 @@ void fill_message(char *message, size_t size, unsigned number);
 /* Put the number of the connection and of the request at its beginning. */
 void number_message(char *message, unsigned number, unsigned long sequence);
 
+/* Say that everything is ready, and wait until somebody says to begin, or nobody can. */
+void wait_for_start(void);
+
 void *allocate(size_t size);
 void send_all(int descriptor, const char *data, size_t size);
 

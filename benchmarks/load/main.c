@@ -18,10 +18,13 @@
  * an answer that is late, torn or somebody else's does not pass. After SECONDS nothing
  * more is sent, and the answers under way are waited for.
  *
- * Prints a line of JSON: requests (messages) answered, the seconds that they took, two
- * percentiles of the time from sending to the whole answer, in seconds, and how many
- * were lost. Ends with 1, and a line on standard error, when an answer is wrong, a
- * connection breaks, or nothing comes for ten seconds.
+ * When the connections are open, and for `echo` each has been served once, it says
+ * "ready" and waits for a line on standard input, or its end. Then it loads the server,
+ * prints a line of JSON, and keeps the connections until standard input ends. The line
+ * tells the requests (messages) answered, the seconds that they took, two percentiles of
+ * the time from sending to the whole answer, in seconds, and how many were lost. Ends
+ * with 1, and a line on standard error, when an answer is wrong, a connection breaks, or
+ * nothing comes for ten seconds.
  */
 
 #include "load.h"
@@ -72,5 +75,9 @@ int main(int argc, char **argv) {
         setrlimit(RLIMIT_NOFILE, &limit);
     }
     way->load(&plan);
+    /* The connections stay open while somebody looks at the server. */
+    fflush(stdout);
+    while (getchar() != EOF)
+        ;
     return 0;
 }

@@ -74,6 +74,19 @@ static int wait_for(int epoll, struct epoll_event *events) {
     return count;
 }
 
+/* Has each connection served once, so that all have been accepted. */
+static void serve_once(struct connection *all, const struct plan *plan, int epoll) {
+    size_t due = plan->size * (size_t)plan->depth;
+    for (long i = 0; i < plan->connections; i++)
+        send_next(&all[i], plan, 0);
+    for (long under_way = plan->connections; under_way > 0;) {
+        struct epoll_event events[EVENTS];
+        int count = wait_for(epoll, events);
+        for (int i = 0; i < count; i++)
+            under_way -= receive(events[i].data.ptr, due, 0);
+    }
+}
+
 static void load_stream(const struct plan *plan, int reconnects) {
     size_t due = plan->size * (size_t)plan->depth;
     struct connection *all = allocate((size_t)plan->connections * sizeof *all);
@@ -83,6 +96,9 @@ static void load_stream(const struct plan *plan, int reconnects) {
         prepare(&all[i], (unsigned)i, plan);
         open_connection(&all[i], plan, epoll);
     }
+    if (!reconnects)
+        serve_once(all, plan, epoll);
+    wait_for_start();
 
     long requests = 0, under_way = plan->connections;
     double start = now(), time = start;
@@ -130,7 +146,4 @@ void hold_connections(const struct plan *plan) {
         free(all[i].messages);
     }
     printf("{\"held\": %ld}\n", plan->connections);
-    fflush(stdout);
-    while (getchar() != EOF)
-        ;
 }

@@ -21,6 +21,7 @@ static char *make_block(void) {
 void load_upload(const struct plan *plan) {
     char *block = make_block();
     int descriptor = connect_to(plan->target, SOCK_STREAM);
+    wait_for_start();
     double start = now();
     for (size_t sent = 0; sent < plan->size; sent += BLOCK)
         send_all(descriptor, block, plan->size - sent < BLOCK ? plan->size - sent : BLOCK);
@@ -44,6 +45,7 @@ void load_upload(const struct plan *plan) {
 void load_download(const struct plan *plan) {
     char *block = make_block(), *buffer = allocate(BLOCK);
     int descriptor = connect_to(plan->target, SOCK_STREAM);
+    wait_for_start();
     double start = now();
     size_t received = 0;
     ssize_t count;
