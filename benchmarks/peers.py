@@ -104,7 +104,15 @@ def all_peers(programs: Programs) -> list[Peer]:
                 stream if loop == "uvloop" else stream | {"sendfile"},
                 unix=True,
             ),
-            _on_loop("asyncio protocol", "protocols", loop, stream | {"datagrams"}, unix=True),
+            _on_loop(
+                "asyncio protocol",
+                "protocols",
+                loop,
+                # A protocol that writes as fast as it may loses its connection under
+                # aiofastnet 1.2 on Python 3.13, now and then.
+                (stream | {"datagrams"}) - ({"download"} if "+" in loop else set()),
+                unix=True,
+            ),
         ]
     for loop in LOOPS:
         peers += [
