@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="write what the repository shows; with --works, these into what is there",
+        help="write what the repository shows; if not all works are done, into what is there",
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "build" / "benchmarks", help="%(default)s"
@@ -124,7 +124,7 @@ def write(results: Results, arguments: argparse.Namespace) -> Path:
     for folder in {raw, page}:
         folder.mkdir(parents=True, exist_ok=True)
     figures = raw / f"{prefix}.json"
-    if arguments.publish and arguments.works and figures.exists():
+    if arguments.publish and len(results.works) < len(all_works()) and figures.exists():
         newer, results = results, Results.read(figures)
         results.works.update(newer.works)
     results.write(figures)
@@ -162,7 +162,12 @@ def main() -> None:
         able = [peer for peer in peers if peer.name not in lacking]
         if len(os.sched_getaffinity(0)) < 2:
             console.print("one CPU for servers and load: only the CPU times tell anything")
-        measure_all(works, able, programs.load, results, console)
+        try:
+            measure_all(works, able, programs.load, results, console)
+        except KeyboardInterrupt:
+            if not results.works:
+                raise
+            console.print("interrupted: the report has the works that were done")
     report = write(results, arguments)
     for goal in all_goals():
         ratio = goal.measured(results)

@@ -9,6 +9,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* Connections that are opened before they are served: more would fill the server's backlog,
+ * and each of those that did not fit waits a second. */
+enum { AT_ONCE = 500 };
+
 struct connection {
     int descriptor;
     unsigned number;
@@ -74,12 +78,12 @@ static int wait_for(int epoll, struct epoll_event *events) {
     return count;
 }
 
-/* Has each connection served once, so that all have been accepted. */
-static void serve_once(struct connection *all, const struct plan *plan, int epoll) {
+/* Has each of them served once, so that all have been accepted. */
+static void serve_once(struct connection *some, long number, const struct plan *plan, int epoll) {
     size_t due = plan->size * (size_t)plan->depth;
-    for (long i = 0; i < plan->connections; i++)
-        send_next(&all[i], plan, 0);
-    for (long under_way = plan->connections; under_way > 0;) {
+    for (long i = 0; i < number; i++)
+        send_next(&some[i], plan, 0);
+    for (long under_way = number; under_way > 0;) {
         struct epoll_event events[EVENTS];
         int count = wait_for(epoll, events);
         for (int i = 0; i < count; i++)
@@ -92,12 +96,15 @@ static void load_stream(const struct plan *plan, int reconnects) {
     struct connection *all = allocate((size_t)plan->connections * sizeof *all);
     buffer = allocate(due + 1);
     int epoll = make_epoll();
-    for (long i = 0; i < plan->connections; i++) {
-        prepare(&all[i], (unsigned)i, plan);
-        open_connection(&all[i], plan, epoll);
+    for (long i = 0; i < plan->connections; i += AT_ONCE) {
+        long number = plan->connections - i < AT_ONCE ? plan->connections - i : AT_ONCE;
+        for (long j = i; j < i + number; j++) {
+            prepare(&all[j], (unsigned)j, plan);
+            open_connection(&all[j], plan, epoll);
+        }
+        if (!reconnects)
+            serve_once(&all[i], number, plan, epoll);
     }
-    if (!reconnects)
-        serve_once(all, plan, epoll);
     wait_for_start();
 
     long requests = 0, under_way = plan->connections;
