@@ -10,7 +10,7 @@ import socket
 
 from .datagram_server import UDPServer
 from .datagram_socket import DatagramSocket
-from .errors import LimitExceeded
+from .errors import LimitExceeded, TimedOut
 from .files import SocketReader, SocketWriter
 from .handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from .mixed_servers import ThreadingTCPServer, ThreadingUDPServer
@@ -37,6 +37,7 @@ __all__ = [
     "ThreadingMixIn",
     "ThreadingTCPServer",
     "ThreadingUDPServer",
+    "TimedOut",
     "UDPServer",
 ]
 

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from ._hosts import HostCounts
+from ._request_times import RequestTimes
 from .children import ChildWatch
 from .sockets import StreamSocket
 
@@ -32,6 +33,10 @@ class InProgress:
     def cancel(self) -> None:
         """Ask it to end."""
         raise NotImplementedError
+
+    def expire(self) -> None:
+        """Make it end because its time is over."""
+        self.cancel()
 
     def abort(self) -> None:
         """Make it end, as far as that can be done: it was asked and did not."""
@@ -71,6 +76,12 @@ class InTask(InProgress):
     def cancel(self) -> None:
         if self.task is not None:
             self.task.cancel("the server is shutting down")
+
+    def expire(self) -> None:
+        # What waits for the client gets a TimeoutError; anything else can be cancelled.
+        waited = isinstance(self.request, StreamSocket) and self.request._expire("request_timeout")
+        if not waited and self.task is not None:
+            self.task.cancel("the server's request_timeout has passed")
 
     def abort(self) -> None:
         # Whatever it waits for on its connection now raises; a second cancellation
@@ -147,6 +158,8 @@ class RequestsInProgress(set[InProgress]):
         super().__init__()
         # Set where the connections of each host are limited.
         self.hosts: HostCounts | None = None
+        # Set where the time of each request is limited.
+        self.times: RequestTimes | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._on_room = on_room
 
@@ -162,12 +175,16 @@ class RequestsInProgress(set[InProgress]):
         self.add(request)
         if self.hosts is not None:
             self.hosts.add(request.client_address)
+        if self.times is not None:
+            self.times.begun(request)
 
     def ended(self, request: InProgress) -> None:
         """Take one out, and tell who waits for that."""
         self.discard(request)
         if self.hosts is not None:
             self.hosts.remove(request.client_address)
+        if self.times is not None:
+            self.times.ended(request)
         self._on_room()
         for waiter in self._waiters:
             if not waiter.done():

@@ -16,6 +16,11 @@ AF_UNIX: int | None = getattr(socket, "AF_UNIX", None)
 # sun_path of struct sockaddr_un, less the final NUL (unix(7)).
 UNIX_PATH_MAX = 107
 
+# Seconds between two questions whether a silent TCP peer is there, and how many without
+# an answer end the connection.
+KEEP_ALIVE_INTERVAL = 15
+KEEP_ALIVE_PROBES = 4
+
 
 def family_of(address: object, default: int) -> int:
     """The address family for `address` on a server whose class says `default`.
@@ -195,3 +200,22 @@ def remove_path(address: str | bytes, status: os.stat_result) -> None:
     with contextlib.suppress(OSError):
         if os.path.samestat(os.lstat(address), status):
             os.unlink(address)
+
+
+def keep_alive(sock: socket.socket, idle: int | None) -> None:
+    """Have the kernel look after TCP peers that were silent for `idle` seconds; None: do nothing.
+
+    Of a listening socket: the connections that it accepts inherit it.
+    """
+    if idle is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # macOS has another name for the first one.
+    for name, value in (
+        ("TCP_KEEPIDLE", idle),
+        ("TCP_KEEPALIVE", idle),
+        ("TCP_KEEPINTVL", KEEP_ALIVE_INTERVAL),
+        ("TCP_KEEPCNT", KEEP_ALIVE_PROBES),
+    ):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
-import select
 import socket
 from contextvars import copy_context
 from typing import Any
 
 from ._handler_kinds import HandlerKind
 from ._in_progress import InTask, current
+from ._time_limits import NO_LIMITS, TimeLimits, is_ready, limit_blocking, option_that_struck
 from .lingering import LingeringSockets
 from .server import BaseServer
 from .sockets import StreamSocket
@@ -29,11 +30,21 @@ class ConnectionServer(BaseServer):
     max_connections: int | None = None
     max_connections_per_host: int | None = None
     ipv6_prefix_length: int = 64
+    read_timeout: float | None = None
+    idle_timeout: float | None = None
+    write_timeout: float | None = 60.0
 
+    _limits: TimeLimits = NO_LIMITS
     _lingering: LingeringSockets | None = None
 
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
         self._lingering = LingeringSockets(loop, self.linger_timeout, on_closed=self._room_made)
+        self._limits = TimeLimits(
+            read_timeout=self.read_timeout,
+            idle_timeout=self.idle_timeout,
+            write_timeout=self.write_timeout,
+            on_timed_out=self._on_timed_out,
+        )
 
     def _max_requests(self) -> int:
         limit = super()._max_requests()
@@ -111,9 +122,11 @@ class ConnectionServer(BaseServer):
 
     def _prepared(self, entry: InTask) -> Any:
         if self._kind is not HandlerKind.COROUTINE:
+            if isinstance(entry.request, socket.socket):
+                limit_blocking(entry.request, self._limits)
             return entry.request
         assert self._lingering is not None
-        return StreamSocket(entry.request, self._lingering)
+        return StreamSocket(entry.request, self._lingering, self._limits, entry)
 
     async def _wait_closed(self) -> None:
         if self._lingering is not None:
@@ -129,11 +142,16 @@ class ConnectionServer(BaseServer):
         # A legacy handler's socket leaves no mark on its errors, so the state of the
         # connection tells: once reset, it is hung up. (getpeername() would not do: a
         # Unix socket keeps its peer.)
-        if not isinstance(error, ConnectionError) or request.fileno() < 0:
-            return False
-        state = select.poll()
-        state.register(request, 0)
-        return bool(state.poll(0))
+        lost = isinstance(error, ConnectionError) or (
+            # No answer to what was sent, or to the keep-alive probes.
+            isinstance(error, TimeoutError) and error.errno == errno.ETIMEDOUT
+        )
+        return lost and request.fileno() >= 0 and is_ready(request.fileno(), 0)
+
+    def _option_that_struck(self, error: Exception, request: Any) -> str:
+        if isinstance(request, socket.socket):
+            return option_that_struck(error, request, self._limits)
+        return ""
 
     def _close_in_child(self, kept: object) -> None:
         for entry in self._requests:

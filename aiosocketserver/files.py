@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ._output import LINE_COST, TURN_CREDIT
 from ._receive_buffer import ReceiveBuffer
-from ._sending import LINE_COST, TURN_CREDIT
 from ._waiter import GIVE_WAY
 from .errors import LimitExceeded
 from .sockets import StreamSocket
@@ -40,7 +40,7 @@ class SocketReader:
         max_block_size: int,
     ) -> None:
         self._socket = sock
-        self._buffer = ReceiveBuffer()
+        self._buffer = sock._unread = ReceiveBuffer()
         self._segment_size = segment_size
         self.max_line_size = max_line_size
         self.max_block_size = max_block_size

@@ -59,8 +59,7 @@ class ThreadingMixIn(_Base):
         try:
             self._finish_legacy(request, client_address)
         except Exception as error:  # noqa: BLE001 - handle_error() reports it
-            self._count_failure(error, request)
-            self._handle_legacy_error(request, client_address)
+            self._end_failed_legacy(error, request, client_address)
         finally:
             self.shutdown_request(request)
 

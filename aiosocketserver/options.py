@@ -16,6 +16,7 @@ class ServerOptions(TypedDict, total=False):
     allow_reuse_port: bool
     block_on_close: bool
     daemon_threads: bool
+    idle_timeout: float | None
     ipv6_prefix_length: int
     linger_timeout: float
     max_block_size: int
@@ -27,13 +28,17 @@ class ServerOptions(TypedDict, total=False):
     max_packet_size: int
     max_queue: int
     max_threads: int | None
+    read_timeout: float | None
     request_queue_size: int
+    request_timeout: float | None
     reuse_threads: bool
     shutdown_timeout: float | None
+    tcp_keep_alive: int | None
     timeout: float | None
     unix_group: int | str | None
     unix_mode: int | None
     unix_owner: int | str | None
+    write_timeout: float | None
 
 
 def _flag(value: object) -> str | None:
@@ -74,6 +79,17 @@ def _seconds(value: object) -> str | None:
     return None if right and value != math.inf else "a number of seconds, 0 or above"
 
 
+def _seconds_above_zero(value: object) -> str | None:
+    wanted = _seconds(value)
+    return wanted if wanted is None and value != 0 else "a number of seconds above 0"
+
+
+def _keep_alive(value: object) -> str | None:
+    # Linux' largest TCP_KEEPIDLE.
+    right = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 32767
+    return None if right else "a whole number of seconds, 1 to 32767"
+
+
 def _or_none(check: Callable[[object], str | None]) -> Callable[[object], str | None]:
     def checked(value: object) -> str | None:
         wanted = None if value is None else check(value)
@@ -89,6 +105,7 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
     "allow_reuse_port": _flag,
     "block_on_close": _flag,
     "daemon_threads": _flag,
+    "idle_timeout": _or_none(_seconds_above_zero),
     "ipv6_prefix_length": _prefix_length,
     "linger_timeout": _seconds,
     "max_block_size": _size,
@@ -100,13 +117,17 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
     "max_packet_size": _size,
     "max_queue": _size_or_zero,
     "max_threads": _or_none(_size),
+    "read_timeout": _or_none(_seconds_above_zero),
     "request_queue_size": _size_or_zero,
+    "request_timeout": _or_none(_seconds_above_zero),
     "reuse_threads": _flag,
     "shutdown_timeout": _or_none(_seconds),
+    "tcp_keep_alive": _or_none(_keep_alive),
     "timeout": _or_none(_seconds),
     "unix_group": _or_none(_owner),
     "unix_mode": _or_none(_mode),
     "unix_owner": _or_none(_owner),
+    "write_timeout": _or_none(_seconds_above_zero),
 }
 
 

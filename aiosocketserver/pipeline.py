@@ -131,6 +131,9 @@ class RequestPipeline(Bridge):
             if not isinstance(error, Exception | asyncio.CancelledError):
                 self._stop_because_of(error)
                 return
+            if getattr(request, "_expired", "") and self._is_clients_fault(error, request):
+                # handle_timed_out() was called when it struck.
+                return
             self._count_failure(error, request)
             result = self.handle_error(request, client_address)
             if awaitable(result):
@@ -174,6 +177,33 @@ class RequestPipeline(Bridge):
                 f"{type(self).__qualname__}.finish_request() returned an awaitable, which nobody "
                 "awaits for a legacy handler: make it a plain function"
             )
+
+    def _end_failed_legacy(self, error: Exception, request: Any, client_address: Any) -> None:
+        """Tell the error of a legacy handler, in its thread."""
+        option = self._option_that_struck(error, request)
+        if option:
+            self._tell_timed_out(request, client_address, option)
+        else:
+            self._count_failure(error, request)
+            self._handle_legacy_error(request, client_address)
+
+    def _option_that_struck(self, error: Exception, request: Any) -> str:
+        """The time-out of the server that is why a legacy handler failed, or nothing."""
+        return ""
+
+    def _on_timed_out(self, entry: Any, option: str) -> None:
+        """A time-out of the server has struck: called by a timer, on the loop."""
+        self._tell_timed_out(entry.request, entry.client_address, option)
+
+    def _tell_timed_out(self, request: Any, client_address: Any, option: str) -> None:
+        with self._statistics_lock:
+            self.statistics.timed_out[option] += 1
+        try:
+            self.handle_timed_out(request, client_address, option)
+        except Exception:
+            logger.exception("handle_timed_out() failed")
+        except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
+            self._stop_because_of(exit_)
 
     def _handle_legacy_error(self, request: Any, client_address: Any) -> None:
         """Call handle_error() where there is no loop; as a coroutine it runs on the loop."""
@@ -308,6 +338,16 @@ class RequestPipeline(Bridge):
             logger.info("the client %r was lost: %s", client_address, error)
         else:
             logger.error("exception while serving %r", client_address, exc_info=error)
+
+    def handle_timed_out(self, request: Any, client_address: Any, option: str) -> None:
+        """Called when a time-out of the server strikes, once for a request. May be overridden.
+
+        `option` is its name, as "idle_timeout". The connection is about to be closed.
+        handle_error() is not called for the TimeoutError that the handler gets. On the
+        loop's thread; for the idle and write time-outs of a legacy handler in its own.
+        The default logs it at level INFO.
+        """
+        logger.info("the client %r was cut: its %s has passed", client_address, option)
 
     def handle_timeout(self) -> Any:
         """Called when `handle_request` waited in vain. May be overridden, as a coroutine too."""

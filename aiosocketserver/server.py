@@ -14,6 +14,7 @@ from typing import Any, Self, Unpack
 
 from ._handler_kinds import handler_kind
 from ._in_progress import InProgress, RequestsInProgress, current
+from ._request_times import RequestTimes
 from .children import live_servers
 from .options import ServerOptions, apply_options
 from .pipeline import RequestPipeline, awaitable
@@ -56,6 +57,7 @@ class BaseServer(RequestPipeline):
     - shutdown_request(request), close_request(request): plain functions, where
       finish_request ran
     - handle_error(request, client_address): may be a coroutine, where finish_request ran
+    - handle_timed_out(request, client_address, option): a plain function
     - handle_timeout(): may be a coroutine
     - service_actions(): may be a coroutine
 
@@ -68,6 +70,10 @@ class BaseServer(RequestPipeline):
     - timeout: seconds that handle_request() waits before it calls handle_timeout();
       None, the default, for ever
     - shutdown_timeout: seconds that `shutdown` lets handlers go on; None for ever
+    - request_timeout: seconds that a request may take as a whole, from when it was
+      accepted; None, the default, for no limit. A coroutine handler gets a TimeoutError
+      where it waits for its client and is cancelled elsewhere; the connection of a
+      legacy one is shut down, its child is terminated. See `handle_timed_out`
     - max_threads: see there
 
     Instance variables:
@@ -79,6 +85,8 @@ class BaseServer(RequestPipeline):
     timeout: float | None = None
 
     shutdown_timeout: float | None = 5.0
+
+    request_timeout: float | None = None
 
     max_line_size: int
     max_block_size: int
@@ -181,6 +189,8 @@ class BaseServer(RequestPipeline):
             self._loop = loop
             self._thread_slots = None
             self._requests.forget_ended()
+            if self.request_timeout is not None:
+                self._requests.times = RequestTimes(loop, self.request_timeout, self._on_timed_out)
             self._loop_changed(loop)
         self._loop_thread = threading.get_ident()
         self._kind = handler_kind(self.RequestHandlerClass, mix_in=self._runs_legacy)

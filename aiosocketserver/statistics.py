@@ -19,5 +19,8 @@ class Statistics:
     refused: Counter[str] = field(default_factory=Counter[str])
     """Connections that were closed because of a limit, by the name of its option."""
 
+    timed_out: Counter[str] = field(default_factory=Counter[str])
+    """Requests that a time-out of the server has cut, by the name of its option."""
+
     datagrams_dropped: int = 0
     """Datagrams dropped because `max_concurrency` handlers ran and `max_queue` waited."""

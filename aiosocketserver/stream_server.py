@@ -45,7 +45,18 @@ class TCPServer(ConnectionServer):
       no limit. The excess is closed at once: see `handle_refusal`
     - ipv6_prefix_length: how many leading bits of an IPv6 address tell one host from
       another for `max_connections_per_host`; 64
-
+    - read_timeout: seconds that a line or block may take from its first byte to its
+      last, for handlers that read with `rfile`; None, the default, for no limit. It
+      stops clients that send a byte now and then, and none that is silent between two
+      messages
+    - idle_timeout: seconds that a handler waits for its client while nothing moves in
+      either direction; None, the default, for no limit. For legacy handlers it is the
+      time-out of the socket
+    - write_timeout: seconds that a client may take nothing of what is sent; 60. None
+      for no limit
+    - tcp_keep_alive: seconds of silence after which the kernel asks the client's kernel
+      whether it is still there; 60. Four questions in a minute without an answer end
+      the connection. None for what the system does (Linux: nothing)
     - unix_mode: permissions of the path of a Unix socket, as 0o660; None, the default,
       for what the umask leaves of 0o777. Who may write to it may connect
     - unix_owner, unix_group: of the path, by name or number; None, the default, for the
@@ -61,6 +72,7 @@ class TCPServer(ConnectionServer):
     request_queue_size: int = 1024
     allow_reuse_address: bool = True
     allow_reuse_port: bool = False
+    tcp_keep_alive: int | None = 60
     max_line_size: int = 64 * 1024
     max_block_size: int = 16 * 1024 * 1024
     unix_mode: int | None = None
@@ -189,6 +201,7 @@ class TCPServer(ConnectionServer):
 
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._listener is None:
+            addresses.keep_alive(self.socket, self.tcp_keep_alive)
             self._timeout_before_serving = self.socket.gettimeout()
             self.socket.setblocking(False)
             self._listener = Listener(

@@ -1,0 +1,240 @@
+"""The receiving half of a stream socket: `recv` and its kin, as in `socket.socket`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import select
+import socket
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from ._output import CALL_COST, TURN_CREDIT
+from ._sending import SendingSide
+from ._time_limits import MessageTimeout, TimeLimits, is_ready
+from ._unix import CLOSE_ON_EXEC, descriptors_in, size_of_rights
+from ._waiter import GIVE_WAY, Waiter
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+    from ._receive_buffer import ReceiveBuffer
+
+
+class ReceivingSide(SendingSide):
+    """A non-blocking stream socket that is received from, and sent on."""
+
+    __slots__ = (
+        "_input_expected",
+        "_peer_closed",
+        "_read_limited",
+        "_read_timeout",
+        "_read_waiter",
+        "_reader_registered",
+        "_receiving",
+        "_unread",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        limits: TimeLimits,
+        owner: object,
+    ) -> None:
+        super().__init__(sock, loop, limits, owner)
+        self._read_waiter = Waiter(self._loop)
+        self._read_timeout: MessageTimeout | None = None
+        # Whether a wait for input has to look at any time-out.
+        self._read_limited = limits.concern_receiving
+        # What the rfile has received and nobody has read: the beginning of a message.
+        self._unread: ReceiveBuffer | None = None
+        self._reader_registered = False
+        self._receiving = False
+        # False after a short read: the next one would only tell that it would block.
+        self._input_expected = True
+        self._peer_closed = False
+
+    async def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Receive at most `bufsize` bytes; `b""` when the peer has closed its side."""
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._receiving = True
+        try:
+            while True:
+                if (self._input_expected or flags) and self._credit > 0:
+                    data = self._try_recv(bufsize, flags)
+                    if data is not None:
+                        return data
+                await self._input()
+        finally:
+            self._receiving = False
+
+    async def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive into `buffer`, at most `nbytes` bytes or as many as it holds; how many came."""
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._receiving = True
+        try:
+            while True:
+                if (self._input_expected or flags) and self._credit > 0:
+                    count = self._try_recv_into(buffer, nbytes, flags)
+                    if count is not None:
+                        return count
+                await self._input()
+        finally:
+            self._receiving = False
+
+    def _try_recv(self, bufsize: int, flags: int = 0) -> bytes | None:
+        """What one system call gives, or None when it would block.
+
+        For who may try: while something is expected, and there is credit.
+        """
+        try:
+            data = self._sock.recv(bufsize, flags)
+        except BlockingIOError as error:
+            self._no_input(error, flags)
+            return None
+        except OSError as error:
+            raise self._mark(error) from None
+        count = len(data)
+        self._credit -= count + CALL_COST
+        self._received += count
+        if count < bufsize:
+            # Nothing is left in the kernel, unless the call only peeked (flags). Who may
+            # not wait has to look each time.
+            self._input_expected = flags != 0 or self._timeout == 0
+            self._peer_closed = not count
+        return data
+
+    def _try_recv_into(self, buffer: WriteableBuffer, nbytes: int, flags: int) -> int | None:
+        try:
+            count = self._sock.recv_into(buffer, nbytes, flags)
+        except BlockingIOError as error:
+            self._no_input(error, flags)
+            return None
+        except OSError as error:
+            raise self._mark(error) from None
+        self._credit -= count + CALL_COST
+        self._received += count
+        if count < (nbytes or memoryview(buffer).nbytes):
+            # As in _try_recv.
+            self._input_expected = flags != 0 or self._timeout == 0
+            self._peer_closed = not count
+        return count
+
+    async def recv_fds(
+        self, bufsize: int, maxfds: int, flags: int = 0
+    ) -> tuple[bytes, list[int], int, Any]:
+        """Receive at most `bufsize` bytes and `maxfds` descriptors: see `socket.recv_fds`.
+
+        Returns the bytes, the descriptors, which are the caller's to close and are not
+        inherited by children, the flags of recvmsg(2), and the peer's address. With
+        MSG_CTRUNC among the flags there were more descriptors, and the kernel has
+        closed those.
+        """
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._receiving = True
+        try:
+            while True:
+                if (self._input_expected or flags) and self._credit > 0:
+                    received = self._try_recvmsg(bufsize, size_of_rights(maxfds), flags)
+                    if received is not None:
+                        data, ancillary, message_flags, address = received
+                        return data, descriptors_in(ancillary), message_flags, address
+                await self._input()
+        finally:
+            self._receiving = False
+
+    def _try_recvmsg(
+        self, bufsize: int, ancbufsize: int, flags: int
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any] | None:
+        try:
+            received = self._sock.recvmsg(bufsize, ancbufsize, flags | CLOSE_ON_EXEC)
+        except BlockingIOError as error:
+            self._no_input(error, flags)
+            return None
+        except OSError as error:
+            raise self._mark(error) from None
+        count = len(received[0])
+        self._credit -= count + CALL_COST
+        self._received += count
+        # A message with descriptors ends a read early, so a short one says nothing of
+        # what is left (unix(7)).
+        self._peer_closed = not count
+        return received
+
+    def _no_input(self, error: BlockingIOError, flags: int) -> None:
+        if self._timeout == 0 or flags & socket.MSG_DONTWAIT:
+            # It has its price, or who tries again and again would keep the loop.
+            self._credit -= CALL_COST
+            raise self._mark(error) from None
+        self._input_expected = False
+
+    def _input(self) -> Awaitable[None]:
+        """What to await before another try to receive."""
+        if self._credit <= 0:
+            self._credit = TURN_CREDIT
+            return GIVE_WAY
+        if self._queue.queued != self._queue.sent:
+            self._send_pending()
+        if self._read_limited:
+            self._start_read_timeout()
+        elif self._read_timeout is not None:
+            self._read_timeout.stop()
+        if not self._reader_registered:
+            self._loop.add_reader(self._sock.fileno(), self._on_readable)
+            self._reader_registered = True
+        return self._read_waiter
+
+    def _start_read_timeout(self) -> None:
+        self._check_expired()
+        if self._read_timeout is None:
+            self._read_timeout = MessageTimeout(
+                self._loop,
+                is_waiting=lambda: self._read_waiter.waiting,
+                on_late=self._on_late_receiving,
+                moved=self._total_sent,
+            )
+        limits = self._limits
+        deadline, option = math.inf, ""
+        if limits.read_timeout is not None and self._unread:
+            start = self._received - len(self._unread)
+            deadline = self._read_timeout.start_message(start, limits.read_timeout)
+            option = "read_timeout"
+        own_deadline = self._deadline()
+        if own_deadline is not None and own_deadline < deadline:
+            deadline, option = own_deadline, ""
+        self._read_timeout.start(deadline, option, limits.idle_timeout)
+
+    def _on_late_receiving(self, option: str) -> None:
+        if is_ready(self._sock.fileno(), select.POLLIN):
+            # On this turn of the loop, or the next one, the task will see it.
+            return
+        if option:
+            self._expire(option)
+        else:
+            self._read_waiter.fail(self._timed_out())
+
+    def _waiter_for_input(self) -> Waiter | None:
+        return self._read_waiter
+
+    def _on_readable(self) -> None:
+        self._input_expected = True
+        self._credit = TURN_CREDIT
+        # While the task runs, `_write` need not see to it that its bytes leave.
+        self._resuming = True
+        try:
+            resumed = self._read_waiter.resume()
+        finally:
+            self._resuming = False
+        if not resumed:
+            # Registered for the life of many waits, until input comes that nobody
+            # waits for: each registration is a system call (design D3).
+            self._loop.remove_reader(self._sock.fileno())
+            self._reader_registered = False
+            return
+        queue = self._queue
+        if queue.queued != queue.sent and not self._writer_registered:
+            self._send_pending()

@@ -1,0 +1,244 @@
+"""TLS in the place of a plain socket: the same calls, with OpenSSL in between.
+
+OpenSSL works in memory here and never touches the descriptor: what it has encrypted is
+bytes like any others, so a send that is cancelled cannot leave it in the middle of a
+record, and reading never has to wait for writing (docs/decisions/0013-tls-in-memory.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+# Read from the kernel at once: a few records, of 16 KiB at most.
+_RECEIVE_SIZE = 64 * 1024
+
+# Encrypted at once, for what the kernel does not take has to stay here.
+_SEND_SIZE = 64 * 1024
+
+
+class TLSChannel:
+    """The server's side of one TLS connection, with the methods that a non-blocking socket has.
+
+    `send` takes a block wholly or not at all: until the kernel has all that a block
+    became it raises BlockingIOError, and has to be called with the same bytes again.
+    """
+
+    __slots__ = (
+        "_incoming",
+        "_kept",
+        "_outgoing",
+        "_owed",
+        "_sock",
+        "_unsent",
+        "has_more",
+        "object",
+    )
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self._sock = sock
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        # What was encrypted and the kernel has not taken, and for how many bytes of the
+        # caller who will come again it stands.
+        self._unsent: bytes | memoryview = b""
+        self._owed = 0
+        # Decrypted before our own end was said, which would have lost it.
+        self._kept = b""
+        # Whether `recv` may give more without new input from the kernel.
+        self.has_more = False
+
+    def __getattr__(self, name: str) -> Any:
+        # What does not move bytes is the socket's own.
+        return getattr(self._sock, name)
+
+    # The handshake, whose bytes others carry
+
+    def shake_hands(self, received: bytes | None) -> tuple[bool, bytes]:
+        """One step, with what the client has sent (None: nothing yet; b"": its end).
+
+        Returns whether it is done, and what has to be sent to the client. When the
+        handshake fails, `alert` has the last words.
+        """
+        if received:
+            self._incoming.write(received)
+        elif received is not None:
+            self._incoming.write_eof()
+        try:
+            self.object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False, self._outgoing.read()
+        # The client may have sent something right behind its last words.
+        self.has_more = True
+        return True, self._outgoing.read()
+
+    def alert(self) -> bytes:
+        """What OpenSSL wants to tell the client about an error."""
+        return self._outgoing.read()
+
+    # Receiving
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """As `socket.recv`; `b""` only when the client has said so (close_notify).
+
+        Raises `ssl.SSLEOFError` when the connection ends without it, which an attacker
+        can bring about (RFC 8446, 6.1).
+        """
+        if self._kept:
+            data, self._kept = self._kept[:bufsize], self._kept[bufsize:]
+            return data
+        self._fetch(flags)
+        try:
+            data = self.object.read(bufsize)
+        except ssl.SSLError as error:
+            return self._no_data(error)
+        self._look_for_more()
+        return data
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """As `socket.recv_into`; see `recv`."""
+        view = memoryview(buffer).cast("B")
+        data = self.recv(nbytes or len(view), flags)
+        view[: len(data)] = data
+        return len(data)
+
+    def _fetch(self, flags: int) -> None:
+        """Take what the kernel has, if there is nothing else."""
+        if flags & ~socket.MSG_DONTWAIT:
+            raise ValueError("recv() on a TLS connection takes no flags")
+        if not self.has_more:
+            data = self._sock.recv(_RECEIVE_SIZE)
+            if data:
+                self._incoming.write(data)
+            else:
+                self._incoming.write_eof()
+
+    def _look_for_more(self) -> None:
+        self.has_more = bool(self._incoming.pending or self.object.pending())
+        if self._outgoing.pending:
+            self._answer()
+
+    def _no_data(self, error: ssl.SSLError) -> bytes:
+        """`recv` has an end, a part of a record, or an error to tell."""
+        self._answer()
+        self.has_more = False
+        if isinstance(error, ssl.SSLZeroReturnError):
+            return b""
+        if isinstance(error, ssl.SSLWantReadError):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        # It says so each time: nothing is left to wait for.
+        self.has_more = True
+        raise error
+
+    def _answer(self) -> None:
+        """Send what OpenSSL has to say itself: to a key update, or in an alert.
+
+        What the kernel does not take now leaves before the next block.
+        """
+        said = self._outgoing.read()
+        if said:
+            self._unsent = b"".join((self._unsent, said))
+            if not self._owed:
+                self._send_unsent()
+
+    # Sending
+
+    def send(self, data: ReadableBuffer, flags: int = 0) -> int:
+        """Encrypt a block, at most 64 KiB, and send it; how many bytes of `data` that was."""
+        if flags & ~(socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)):
+            raise ValueError("send() on a TLS connection takes no flags")
+        if not self._owed:
+            if self._unsent and not self._send_unsent():
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            block = memoryview(data).cast("B")[:_SEND_SIZE]
+            if not block:
+                return 0
+            self._owed = self._encrypt(block)
+        if not self._send_unsent():
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        owed, self._owed = self._owed, 0
+        return owed
+
+    def _encrypt(self, block: memoryview) -> int:
+        try:
+            count = self.object.write(block)
+        except ssl.SSLWantReadError:
+            raise ssl.SSLError(
+                "the client renegotiates (RFC 5246, 7.4.1.1), which is not supported"
+            ) from None
+        encrypted = self._outgoing.read()
+        self._unsent = b"".join((self._unsent, encrypted)) if self._unsent else encrypted
+        return count
+
+    def _send_unsent(self) -> bool:
+        """Give the kernel what it takes; whether it has all now."""
+        while self._unsent:
+            try:
+                count = self._sock.send(self._unsent)
+            except BlockingIOError:
+                return False
+            rest = len(self._unsent) - count
+            self._unsent = memoryview(self._unsent)[count:] if rest else b""
+        return True
+
+    def sendmsg(
+        self, buffers: list[ReadableBuffer], ancdata: list[Any] | None = None, flags: int = 0
+    ) -> int:
+        """As `socket.sendmsg`, without ancillary data."""
+        if ancdata:
+            raise ValueError("sendmsg() on a TLS connection takes no ancillary data")
+        return self.send(b"".join(buffers), flags)
+
+    def disown(self) -> None:
+        """Who sent last will not come again: what is encrypted leaves before anything else."""
+        self._owed = 0
+
+    # Ending
+
+    def shutdown(self, how: int) -> None:
+        """As `socket.shutdown`; the client is told that no more comes (close_notify) before."""
+        if how == socket.SHUT_WR:
+            self._say_end()
+            if not self._send_unsent():
+                # `last_words` has it, for who closes the connection.
+                return
+        self._sock.shutdown(how)
+
+    def last_words(self, rest: bytes) -> tuple[socket.socket, bytes]:
+        """The socket, and what is to be sent on it before it is closed: `rest`, encrypted."""
+        rest = rest[self._owed :]
+        # Once the connection is broken, what was encrypted is all there is.
+        with contextlib.suppress(ssl.SSLError):
+            if rest:
+                self._encrypt(memoryview(rest))
+            self._say_end()
+        return self._sock, bytes(self._unsent)
+
+    def _say_end(self) -> None:
+        # unwrap() wants to read the client's end as well, and drops the data before it.
+        if self.object.pending():
+            self._kept += self.object.read(self.object.pending())
+        unread = self._incoming.read()
+        with contextlib.suppress(ssl.SSLError):
+            # Most often SSLWantReadError: the client's has not come. Once the
+            # connection has failed nothing may be said any more.
+            self.object.unwrap()
+        if unread:
+            self._incoming.write(unread)
+        self._unsent = b"".join((self._unsent, self._outgoing.read()))
+
+    def detach(self) -> int:
+        """Cannot be: nobody else could go on in the middle of the encryption."""
+        raise ValueError("a TLS connection cannot be detached: its keys stay here")
+
+    def recvmsg(self, *_: Any) -> Any:
+        """Cannot be: there is no ancillary data."""
+        raise ValueError("recvmsg() and recv_fds() do not work on a TLS connection")
