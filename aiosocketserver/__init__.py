@@ -20,10 +20,12 @@ from .server import BaseServer
 from .sockets import StreamSocket
 from .statistics import Statistics
 from .stream_server import TCPServer
+from .tls import CertificateFiles
 
 __all__ = [
     "BaseRequestHandler",
     "BaseServer",
+    "CertificateFiles",
     "DatagramRequestHandler",
     "DatagramSocket",
     "LimitExceeded",

@@ -16,8 +16,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 from ._plain_socket import PlainSocket
+from ._readiness import is_ready
 from ._send_queue import SendQueue
-from ._time_limits import TimeLimits, WaitTimeout, is_ready
+from ._time_limits import TimeLimits, WaitTimeout
+from ._tls_channel import TLSChannel
 from ._waiter import GIVE_WAY, Waiter
 from .errors import TimedOut
 
@@ -55,6 +57,7 @@ class Output(PlainSocket):
         "_sent",
         "_stall_timeout",
         "_timeout",
+        "_tls",
         "_write_error",
         "_write_timeout",
         "_write_waiter",
@@ -70,13 +73,16 @@ class Output(PlainSocket):
     ) -> None:
         super().__init__(sock, loop)
         self._timeout: float | None = None
+        # What `_sock` is from when the connection is encrypted.
+        self._tls: TLSChannel | None = None
         self._limits = limits
         # Whose connection this is, for `limits` to tell, until it is closed.
         self._owner = owner
         # The option of the server that has struck.
         self._expired = ""
         # Bytes that the handler got, and those that it sent itself, without its `wfile`.
-        self._received = self._sent = 0
+        self._received: int = 0
+        self._sent: int = 0
         # Shared with the receiving half: what this connection may do in one turn.
         self._credit = TURN_CREDIT
         # Set while a task runs inside a callback that flushes when it returns.
@@ -209,10 +215,15 @@ class Output(PlainSocket):
         self._write_error = TimedOut(option)
         self._queue.clear()
         self._unregister_writer()
+        self._strike(option)
+
+    def _strike(self, option: str) -> None:
+        """A time-out of the server has struck: tell it, and have every wait fail."""
+        self._limits.on_timed_out(self._owner, option)
         self._expire(option)
 
     def _expire(self, option: str) -> bool:
-        """A time-out of the server has struck: every wait fails; whether there was one."""
+        """Have every wait fail from now on; whether there was one."""
         self._expired = option
         waiters = [w for w in (self._write_waiter, self._waiter_for_input()) if w is not None]
         woken = [waiter.fail(self._mark(TimedOut(option))) for waiter in waiters]
@@ -220,7 +231,6 @@ class Output(PlainSocket):
             if not future.done():
                 future.set_exception(self._mark(TimedOut(option)))
                 woken.append(True)
-        self._limits.on_timed_out(self._owner, option)
         return any(woken)
 
     def _waiter_for_input(self) -> Waiter | None:

@@ -24,6 +24,12 @@ def is_error_of(error: BaseException, connection: object) -> bool:
     return getattr(error, "_aiosocketserver_origin", None) is connection
 
 
+def mark(error: E, connection: object) -> E:
+    """Make the error recognisable as one of this connection (see `is_error_of`)."""
+    error.__dict__["_aiosocketserver_origin"] = connection
+    return error
+
+
 class PlainSocket:
     """A non-blocking view of a socket that a loop watches."""
 
@@ -37,9 +43,7 @@ class PlainSocket:
         return f"<{self.__class__.__name__} of {self._sock!r}>"
 
     def _mark(self, error: E) -> E:
-        """Make the error recognisable as one of this connection (see `is_error_of`)."""
-        error.__dict__["_aiosocketserver_origin"] = self
-        return error
+        return mark(error, self)
 
     def fileno(self) -> int:
         """The descriptor, -1 when closed. The loop owns its readiness: do not register it."""

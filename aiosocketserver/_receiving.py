@@ -10,8 +10,9 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from ._output import CALL_COST, TURN_CREDIT
+from ._readiness import is_ready
 from ._sending import SendingSide
-from ._time_limits import MessageTimeout, TimeLimits, is_ready
+from ._time_limits import MessageTimeout, TimeLimits
 from ._unix import CLOSE_ON_EXEC, descriptors_in, size_of_rights
 from ._waiter import GIVE_WAY, Waiter
 
@@ -103,7 +104,9 @@ class ReceivingSide(SendingSide):
         if count < bufsize:
             # Nothing is left in the kernel, unless the call only peeked (flags). Who may
             # not wait has to look each time.
-            self._input_expected = flags != 0 or self._timeout == 0
+            self._input_expected = (
+                flags != 0 or self._timeout == 0 or (self._tls is not None and self._tls.has_more)
+            )
             self._peer_closed = not count
         return data
 
@@ -119,7 +122,9 @@ class ReceivingSide(SendingSide):
         self._received += count
         if count < (nbytes or memoryview(buffer).nbytes):
             # As in _try_recv.
-            self._input_expected = flags != 0 or self._timeout == 0
+            self._input_expected = (
+                flags != 0 or self._timeout == 0 or (self._tls is not None and self._tls.has_more)
+            )
             self._peer_closed = not count
         return count
 
@@ -213,7 +218,7 @@ class ReceivingSide(SendingSide):
             # On this turn of the loop, or the next one, the task will see it.
             return
         if option:
-            self._expire(option)
+            self._strike(option)
         else:
             self._read_waiter.fail(self._timed_out())
 

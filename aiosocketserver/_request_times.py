@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ._time_limits import BLOCKED
+from ._time_limits import Deadline
 
 if TYPE_CHECKING:
     from ._in_progress import InProgress
@@ -34,29 +35,26 @@ class RequestTimes:
         self._loop = loop
         self._timeout = timeout
         self._on_timed_out = on_timed_out
-        self._timers: dict[InProgress, asyncio.TimerHandle] = {}
+        self._deadlines: dict[InProgress, Deadline] = {}
 
     def begun(self, request: InProgress) -> None:
         """Its time runs from now on."""
-        self._timers[request] = self._loop.call_later(self._timeout, self._late, request)
+        on_late = functools.partial(self._end_late, request)
+        self._deadlines[request] = Deadline(self._loop, self._timeout, on_late)
 
     def ended(self, request: InProgress) -> None:
         """It needs no more time."""
-        timer = self._timers.pop(request, None)
-        if timer is not None:
-            timer.cancel()
+        deadline = self._deadlines.pop(request, None)
+        if deadline is not None:
+            deadline.cancel()
 
-    def _late(self, request: InProgress) -> None:
-        blocked = self._loop.time() - self._timers[request].when()
-        if blocked > BLOCKED:
-            # The loop's fault, and everybody's time: it gets it back.
-            self._timers[request] = self._loop.call_later(blocked, self._late, request)
-            return
-        self._timers[request] = self._loop.call_later(_GRACE, self._still_there, request)
+    def _end_late(self, request: InProgress) -> None:
+        on_late = functools.partial(self._cut, request)
+        self._deadlines[request] = Deadline(self._loop, _GRACE, on_late)
         self._on_timed_out(request, "request_timeout")
         request.expire()
 
-    def _still_there(self, request: InProgress) -> None:
+    def _cut(self, request: InProgress) -> None:
         logger.warning(
             "%r, which serves %r, goes on after the server's request_timeout: it is cut",
             request,

@@ -101,6 +101,9 @@ class SendingSide(Output):
             status = os.fstat(file.fileno())
         except (AttributeError, OSError):
             return await self._send_blocks(file, offset, count)
+        if self._tls is not None:
+            # The kernel does not encrypt.
+            return await self._send_blocks(file, offset, count)
         # A file of /proc says that it has no bytes and gives some when it is read.
         if not (stat.S_ISREG(status.st_mode) and status.st_size):
             return await self._send_blocks(file, offset, count)
@@ -163,6 +166,9 @@ class SendingSide(Output):
         if self._sock is CLOSED:
             return
         queue = self._queue
+        if self._tls is not None and queue.sent == queue.limit:
+            # A send that was cancelled or timed out.
+            self._tls.disown()
         queue.release()
         if queue.queued != queue.sent:
             self._flush_soon()

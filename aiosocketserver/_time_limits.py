@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ._readiness import is_ready
 from ._waiter import CLOCK_RESOLUTION
 
 # A timer that comes this many seconds late says that the loop was blocked: the peer had
@@ -34,6 +35,7 @@ class TimeLimits:
     name of the server's option.
     """
 
+    handshake_timeout: float | None = None
     read_timeout: float | None = None
     idle_timeout: float | None = None
     write_timeout: float | None = None
@@ -46,6 +48,30 @@ class TimeLimits:
 
 
 NO_LIMITS = TimeLimits()
+
+
+class Deadline:
+    """Calls `on_late` after `seconds` seconds, on the loop; later when the loop was blocked."""
+
+    __slots__ = ("_handle", "_loop", "_on_late")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, on_late: Callable[[], object]
+    ) -> None:
+        self._loop = loop
+        self._on_late = on_late
+        self._handle = loop.call_later(seconds, self._check)
+
+    def cancel(self) -> None:
+        """Let it not be called any more."""
+        self._handle.cancel()
+
+    def _check(self) -> None:
+        late = self._loop.time() - self._handle.when()
+        if late < BLOCKED:
+            self._on_late()
+        else:
+            self._handle = self._loop.call_later(late, self._check)
 
 
 class WaitTimeout:
@@ -61,6 +87,7 @@ class WaitTimeout:
     """
 
     __slots__ = (
+        "_armed",
         "_deadline",
         "_handle",
         "_hard",
@@ -88,11 +115,13 @@ class WaitTimeout:
         # How many bytes the connection has moved in the other direction.
         self._total_moved = moved
         self._deadline = 0.0
-        self._hard = 0.0
+        self._hard: float = 0.0
         self._option = ""
         self._idle: float | None = None
         self._moved = 0
         self._handle: asyncio.TimerHandle | None = None
+        # When that was made.
+        self._armed = 0.0
 
     def start(self, deadline: float, option: str = "", idle: float | None = None) -> None:
         """A wait begins that may last until `deadline`, on the loop's clock.
@@ -109,7 +138,7 @@ class WaitTimeout:
         if self._handle is not None and self._handle.when() > deadline:
             self.stop()
         if self._handle is None and deadline < math.inf:
-            self._handle = self._loop.call_at(deadline, self._check)
+            self._arm()
 
     def stop(self) -> None:
         """Let no timer fire any more."""
@@ -117,25 +146,33 @@ class WaitTimeout:
             self._handle.cancel()
             self._handle = None
 
+    def _arm(self) -> None:
+        self._armed = self._loop.time()
+        self._handle = self._loop.call_at(self._deadline, self._check)
+
     def _check(self) -> None:
         self._handle = None
         if not self._is_waiting():
             return
-        now = self._loop.time()
-        late = now - self._deadline
-        option = self._option if self._deadline == self._hard else "idle_timeout"
+        # A wait may begin after its deadline: that is not the loop's fault.
+        late = self._loop.time() - max(self._deadline, self._armed)
+        option = "idle_timeout" if self._deadline < self._hard else self._option
         if late >= -CLOCK_RESOLUTION:
-            if self._idle is not None and self._total_moved() != self._moved:
+            if self._deadline < self._hard and self._total_moved() != self._moved:
+                # Not idle after all.
                 self.start(self._hard, self._option, self._idle)
                 return
             if not option or late < BLOCKED:
                 self._on_late(option)
                 return
-            self._deadline = now + late
-            if option != "idle_timeout":
-                self._hard = self._deadline
-        if self._deadline < math.inf:
-            self._handle = self._loop.call_at(self._deadline, self._check)
+            self._put_off(2 * late)
+        self._arm()
+
+    def _put_off(self, seconds: float) -> None:
+        """The loop was blocked: give the peer that time, and as much to make up for it."""
+        if self._deadline == self._hard:
+            self._hard += seconds
+        self._deadline = min(self._deadline + seconds, self._hard)
 
 
 class MessageTimeout(WaitTimeout):
@@ -163,12 +200,9 @@ class MessageTimeout(WaitTimeout):
             self._message_deadline = self._loop.time() + timeout
         return self._message_deadline
 
-
-def is_ready(descriptor: int, events: int) -> bool:
-    """Whether a descriptor is ready for one of `events` (`select.POLLIN`...), or broken."""
-    poll = select.poll()
-    poll.register(descriptor, events)
-    return bool(poll.poll(0))
+    def _put_off(self, seconds: float) -> None:
+        super()._put_off(seconds)
+        self._message_deadline += seconds
 
 
 def limit_blocking(sock: socket.socket, limits: TimeLimits) -> None:

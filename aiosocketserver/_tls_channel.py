@@ -11,14 +11,20 @@ import contextlib
 import errno
 import os
 import socket
-import ssl
 from typing import TYPE_CHECKING, Any
+
+from ._ssl import ssl
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 # Read from the kernel at once: a few records, of 16 KiB at most.
-_RECEIVE_SIZE = 64 * 1024
+_RECEIVE_SIZE = 32 * 1024
+
+# Every flag but those that a non-blocking socket has anyhow. Whole numbers: the enum's own
+# operators would take as long as the encryption.
+_NO_RECEIVE_FLAGS = ~int(socket.MSG_DONTWAIT)
+_NO_SEND_FLAGS = ~int(socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
 
 # Encrypted at once, for what the kernel does not take has to stay here.
 _SEND_SIZE = 64 * 1024
@@ -92,15 +98,27 @@ class TLSChannel:
         Raises `ssl.SSLEOFError` when the connection ends without it, which an attacker
         can bring about (RFC 8446, 6.1).
         """
-        if self._kept:
+        if flags & _NO_RECEIVE_FLAGS:
+            raise ValueError("recv() on a TLS connection takes no flags")
+        if not self.has_more:
+            received = self._sock.recv(_RECEIVE_SIZE)
+            if received:
+                self._incoming.write(received)
+                # There cannot be more, and OpenSSL's wrapper takes memory for all of it.
+                bufsize = min(bufsize, len(received))
+            else:
+                self._incoming.write_eof()
+        elif self._kept:
             data, self._kept = self._kept[:bufsize], self._kept[bufsize:]
             return data
-        self._fetch(flags)
         try:
             data = self.object.read(bufsize)
         except ssl.SSLError as error:
             return self._no_data(error)
-        self._look_for_more()
+        # A short read was the whole record.
+        self.has_more = len(data) == bufsize or self._incoming.pending > 0
+        if self._outgoing.pending:
+            self._answer()
         return data
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
@@ -109,22 +127,6 @@ class TLSChannel:
         data = self.recv(nbytes or len(view), flags)
         view[: len(data)] = data
         return len(data)
-
-    def _fetch(self, flags: int) -> None:
-        """Take what the kernel has, if there is nothing else."""
-        if flags & ~socket.MSG_DONTWAIT:
-            raise ValueError("recv() on a TLS connection takes no flags")
-        if not self.has_more:
-            data = self._sock.recv(_RECEIVE_SIZE)
-            if data:
-                self._incoming.write(data)
-            else:
-                self._incoming.write_eof()
-
-    def _look_for_more(self) -> None:
-        self.has_more = bool(self._incoming.pending or self.object.pending())
-        if self._outgoing.pending:
-            self._answer()
 
     def _no_data(self, error: ssl.SSLError) -> bytes:
         """`recv` has an end, a part of a record, or an error to tell."""
@@ -143,50 +145,58 @@ class TLSChannel:
 
         What the kernel does not take now leaves before the next block.
         """
-        said = self._outgoing.read()
-        if said:
-            self._unsent = b"".join((self._unsent, said))
+        if self._outgoing.pending:
+            self._add_unsent()
             if not self._owed:
-                self._send_unsent()
+                # A connection that is broken will tell who sends or receives.
+                with contextlib.suppress(OSError):
+                    self._send_unsent()
 
     # Sending
 
     def send(self, data: ReadableBuffer, flags: int = 0) -> int:
         """Encrypt a block, at most 64 KiB, and send it; how many bytes of `data` that was."""
-        if flags & ~(socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)):
+        if flags & _NO_SEND_FLAGS:
             raise ValueError("send() on a TLS connection takes no flags")
-        if not self._owed:
-            if self._unsent and not self._send_unsent():
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            block = memoryview(data).cast("B")[:_SEND_SIZE]
-            if not block:
-                return 0
-            self._owed = self._encrypt(block)
-        if not self._send_unsent():
+        if self._unsent and not self._send_unsent():
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        if not self._owed:
+            if type(data) is not bytes or len(data) > _SEND_SIZE:
+                data = memoryview(data).cast("B")[:_SEND_SIZE]
+            if not data:
+                return 0
+            self._owed = self._encrypt(data)
+            if not self._send_unsent():
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         owed, self._owed = self._owed, 0
         return owed
 
-    def _encrypt(self, block: memoryview) -> int:
+    def _encrypt(self, block: ReadableBuffer) -> int:
+        """Have `_unsent` hold what a block becomes; how many bytes of it."""
         try:
             count = self.object.write(block)
         except ssl.SSLWantReadError:
             raise ssl.SSLError(
                 "the client renegotiates (RFC 5246, 7.4.1.1), which is not supported"
             ) from None
-        encrypted = self._outgoing.read()
-        self._unsent = b"".join((self._unsent, encrypted)) if self._unsent else encrypted
+        self._add_unsent()
         return count
+
+    def _add_unsent(self) -> None:
+        said = self._outgoing.read()
+        self._unsent = b"".join((self._unsent, said)) if self._unsent else said
 
     def _send_unsent(self) -> bool:
         """Give the kernel what it takes; whether it has all now."""
-        while self._unsent:
+        unsent = self._unsent
+        while unsent:
             try:
-                count = self._sock.send(self._unsent)
+                count = self._sock.send(unsent)
             except BlockingIOError:
+                self._unsent = unsent
                 return False
-            rest = len(self._unsent) - count
-            self._unsent = memoryview(self._unsent)[count:] if rest else b""
+            unsent = b"" if count == len(unsent) else memoryview(unsent)[count:]
+        self._unsent = b""
         return True
 
     def sendmsg(
@@ -218,7 +228,7 @@ class TLSChannel:
         # Once the connection is broken, what was encrypted is all there is.
         with contextlib.suppress(ssl.SSLError):
             if rest:
-                self._encrypt(memoryview(rest))
+                self._encrypt(rest)
             self._say_end()
         return self._sock, bytes(self._unsent)
 
@@ -233,11 +243,9 @@ class TLSChannel:
             self.object.unwrap()
         if unread:
             self._incoming.write(unread)
-        self._unsent = b"".join((self._unsent, self._outgoing.read()))
-
-    def detach(self) -> int:
-        """Cannot be: nobody else could go on in the middle of the encryption."""
-        raise ValueError("a TLS connection cannot be detached: its keys stay here")
+        if self._kept:
+            self.has_more = True
+        self._add_unsent()
 
     def recvmsg(self, *_: Any) -> Any:
         """Cannot be: there is no ancillary data."""

@@ -7,15 +7,23 @@ import errno
 import functools
 import logging
 import socket
+from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Unpack
 
 from ._handler_kinds import HandlerKind
 from ._in_progress import InTask, current
-from ._time_limits import NO_LIMITS, TimeLimits, is_ready, limit_blocking, option_that_struck
+from ._plain_socket import mark
+from ._readiness import is_ready
+from ._ssl import ssl
+from ._time_limits import NO_LIMITS, TimeLimits, limit_blocking, option_that_struck
+from ._tls_handshake import shake_hands
+from .errors import TimedOut
 from .lingering import LingeringSockets
+from .options import ServerOptions
 from .server import BaseServer
 from .sockets import StreamSocket
+from .tls import ContextSource
 
 logger = logging.getLogger("aiosocketserver")
 
@@ -30,16 +38,38 @@ class ConnectionServer(BaseServer):
     max_connections: int | None = None
     max_connections_per_host: int | None = None
     ipv6_prefix_length: int = 64
+    ssl_context: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None
+    tls_reload_interval: float | None = None
+    handshake_timeout: float | None = 30.0
     read_timeout: float | None = None
     idle_timeout: float | None = None
     write_timeout: float | None = 60.0
 
     _limits: TimeLimits = NO_LIMITS
     _lingering: LingeringSockets | None = None
+    _tls: ContextSource | None = None
+
+    def __init__(
+        self,
+        server_address: Any,
+        RequestHandlerClass: Callable[..., Any],
+        **options: Unpack[ServerOptions],
+    ) -> None:
+        """As `BaseServer`; also raises what making the TLS context raises."""
+        super().__init__(server_address, RequestHandlerClass, **options)
+        if self.ssl_context is not None:
+            self._tls = ContextSource(self.ssl_context)
+            self._secures = True
+        if self.tls_reload_interval is not None and not (self._tls and self._tls.has_files()):
+            raise ValueError(
+                f"{type(self).__qualname__}.tls_reload_interval needs an ssl_context that tells "
+                "its `files`, as aiosocketserver.CertificateFiles(certfile, keyfile)"
+            )
 
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
         self._lingering = LingeringSockets(loop, self.linger_timeout, on_closed=self._room_made)
         self._limits = TimeLimits(
+            handshake_timeout=self.handshake_timeout,
             read_timeout=self.read_timeout,
             idle_timeout=self.idle_timeout,
             write_timeout=self.write_timeout,
@@ -122,11 +152,38 @@ class ConnectionServer(BaseServer):
 
     def _prepared(self, entry: InTask) -> Any:
         if self._kind is not HandlerKind.COROUTINE:
-            if isinstance(entry.request, socket.socket):
+            if isinstance(entry.request, socket.socket) and not self._secures:
                 limit_blocking(entry.request, self._limits)
             return entry.request
         assert self._lingering is not None
         return StreamSocket(entry.request, self._lingering, self._limits, entry)
+
+    async def _secured(self, entry: InTask) -> Any:
+        assert self._tls is not None
+        context = self._tls.context
+        connection = entry.request
+        if isinstance(connection, socket.socket):
+            try:
+                # It takes the descriptor over.
+                connection = entry.request = context.wrap_socket(
+                    connection, server_side=True, do_handshake_on_connect=False
+                )
+                await shake_hands(connection, self.handshake_timeout)
+            except OSError as error:
+                mark(error, connection)
+                if isinstance(error, TimedOut):
+                    self._on_timed_out(entry, error.option)
+                raise
+            limit_blocking(connection, self._limits)
+        else:
+            await connection.start_tls(context)
+        return connection
+
+    def _count_failure(self, error: BaseException, request: Any) -> None:
+        if self._secures and isinstance(error, ssl.SSLError) and not _is_secured(request):
+            self.statistics.handshakes_failed += 1
+        else:
+            super()._count_failure(error, request)
 
     async def _wait_closed(self) -> None:
         if self._lingering is not None:
@@ -137,8 +194,10 @@ class ConnectionServer(BaseServer):
             self._lingering.abort()
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
+        if super()._is_clients_fault(error, request):
+            return True
         if not isinstance(request, socket.socket):
-            return super()._is_clients_fault(error, request)
+            return False
         # A legacy handler's socket leaves no mark on its errors, so the state of the
         # connection tells: once reset, it is hung up. (getpeername() would not do: a
         # Unix socket keeps its peer.)
@@ -164,3 +223,10 @@ class ConnectionServer(BaseServer):
             self._lingering.close_in_child()
             self._lingering = None
         super()._close_in_child(kept)
+
+
+def _is_secured(request: Any) -> bool:
+    """Whether the handshake of a connection is done."""
+    if isinstance(request, ssl.SSLSocket):
+        return request.version() is not None
+    return isinstance(request, StreamSocket) and request.ssl_object is not None

@@ -44,13 +44,20 @@ class UDPServer(TCPServer):
     # They are TCPServer's and would do nothing here.
     without_options: ClassVar[frozenset[str]] = frozenset(
         {
+            "handshake_timeout",
+            "idle_timeout",
             "ipv6_prefix_length",
             "linger_timeout",
             "max_block_size",
             "max_connections",
             "max_connections_per_host",
             "max_line_size",
+            "read_timeout",
             "request_queue_size",
+            "ssl_context",
+            "tcp_keep_alive",
+            "tls_reload_interval",
+            "write_timeout",
         }
     )
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TypedDict
 
+from ._ssl import has_ssl, ssl
+
 
 class ServerOptions(TypedDict, total=False):
     """Every option as a keyword of a server's constructor; its class documents it."""
@@ -16,6 +18,7 @@ class ServerOptions(TypedDict, total=False):
     allow_reuse_port: bool
     block_on_close: bool
     daemon_threads: bool
+    handshake_timeout: float | None
     idle_timeout: float | None
     ipv6_prefix_length: int
     linger_timeout: float
@@ -33,8 +36,10 @@ class ServerOptions(TypedDict, total=False):
     request_timeout: float | None
     reuse_threads: bool
     shutdown_timeout: float | None
+    ssl_context: ssl.SSLContext | Callable[[], ssl.SSLContext] | None
     tcp_keep_alive: int | None
     timeout: float | None
+    tls_reload_interval: float | None
     unix_group: int | str | None
     unix_mode: int | None
     unix_owner: int | str | None
@@ -90,6 +95,13 @@ def _keep_alive(value: object) -> str | None:
     return None if right else "a whole number of seconds, 1 to 32767"
 
 
+def _context(value: object) -> str | None:
+    if not has_ssl():
+        return "None: this Python was built without ssl"
+    right = isinstance(value, ssl.SSLContext) or callable(value)
+    return None if right else "an ssl.SSLContext or a function that makes one"
+
+
 def _or_none(check: Callable[[object], str | None]) -> Callable[[object], str | None]:
     def checked(value: object) -> str | None:
         wanted = None if value is None else check(value)
@@ -105,6 +117,7 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
     "allow_reuse_port": _flag,
     "block_on_close": _flag,
     "daemon_threads": _flag,
+    "handshake_timeout": _or_none(_seconds_above_zero),
     "idle_timeout": _or_none(_seconds_above_zero),
     "ipv6_prefix_length": _prefix_length,
     "linger_timeout": _seconds,
@@ -122,8 +135,10 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
     "request_timeout": _or_none(_seconds_above_zero),
     "reuse_threads": _flag,
     "shutdown_timeout": _or_none(_seconds),
+    "ssl_context": _or_none(_context),
     "tcp_keep_alive": _or_none(_keep_alive),
     "timeout": _or_none(_seconds),
+    "tls_reload_interval": _or_none(_seconds_above_zero),
     "unix_group": _or_none(_owner),
     "unix_mode": _or_none(_mode),
     "unix_owner": _or_none(_owner),

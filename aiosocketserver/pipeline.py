@@ -16,6 +16,7 @@ from ._handler_kinds import HandlerKind, run_legacy
 from ._in_progress import InTask, RequestsInProgress
 from ._plain_socket import is_error_of
 from .bridge import Bridge
+from .errors import TimedOut
 from .handlers import BaseRequestHandler
 from .statistics import Statistics
 
@@ -56,6 +57,9 @@ class RequestPipeline(Bridge):
     _checks_awaiting = False
     _checks_processing = False
 
+    # Whether connections are encrypted.
+    _secures = False
+
     # Whether nothing overridden lies between verify_request() and a coroutine handler.
     _goes_straight = False
 
@@ -90,6 +94,8 @@ class RequestPipeline(Bridge):
             if verified is not True and not await self._is_verified(verified):
                 self.shutdown_request(request)
                 return
+            if self._secures:
+                request = await self._secured(entry)
             if self._goes_straight:
                 await self.RequestHandlerClass(request, client_address, self)
                 self.shutdown_request(request)
@@ -102,7 +108,7 @@ class RequestPipeline(Bridge):
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - each kind is seen to there
-            await self._end_failed(error, request, client_address)
+            await self._end_failed(error, entry.request, client_address)
         finally:
             self._requests.ended(entry)
 
@@ -122,6 +128,10 @@ class RequestPipeline(Bridge):
         """What the hooks and the handler get for what `get_request` returned."""
         return entry.request
 
+    async def _secured(self, entry: InTask) -> Any:
+        """The request, after the TLS handshake."""
+        raise NotImplementedError
+
     async def _end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
         try:
             task = asyncio.current_task()
@@ -131,7 +141,8 @@ class RequestPipeline(Bridge):
             if not isinstance(error, Exception | asyncio.CancelledError):
                 self._stop_because_of(error)
                 return
-            if getattr(request, "_expired", "") and self._is_clients_fault(error, request):
+            struck = isinstance(error, TimedOut) or getattr(request, "_expired", "") != ""
+            if struck and self._is_clients_fault(error, request):
                 # handle_timed_out() was called when it struck.
                 return
             self._count_failure(error, request)

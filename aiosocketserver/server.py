@@ -14,6 +14,7 @@ from typing import Any, Self, Unpack
 
 from ._handler_kinds import handler_kind
 from ._in_progress import InProgress, RequestsInProgress, current
+from ._readiness import is_ready, until_readable
 from ._request_times import RequestTimes
 from .children import live_servers
 from .options import ServerOptions, apply_options
@@ -319,13 +320,15 @@ class BaseServer(RequestPipeline):
         try:
             while True:
                 # What waits already is taken even with a time-out of 0.
-                if not _is_readable(descriptor):
-                    await _until_readable(loop, descriptor)
+                if not is_ready(descriptor, select.POLLIN):
+                    await until_readable(loop, descriptor)
                 try:
                     return self.get_request()
                 except BlockingIOError:
                     # Another process that shares the socket was faster.
                     continue
+        except NotImplementedError as error:
+            raise cannot_watch(loop) from error
         finally:
             self.socket.settimeout(before)
 
@@ -423,29 +426,6 @@ class BaseServer(RequestPipeline):
         self._loop = None
         self._loop_thread = None
         self._requests = RequestsInProgress(self._room_made)
-
-
-def _is_readable(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-async def _until_readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
-    readable = loop.create_future()
-    try:
-        loop.add_reader(descriptor, _set_once, readable)
-    except NotImplementedError as error:
-        raise cannot_watch(loop) from error
-    try:
-        await readable
-    finally:
-        loop.remove_reader(descriptor)
-
-
-def _set_once(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def cannot_watch(loop: asyncio.AbstractEventLoop) -> RuntimeError:

@@ -6,20 +6,28 @@ block; no transport and no buffer is in between (docs/decisions/0001-no-transpor
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ._output import CLOSED
 from ._receiving import ReceivingSide
 from ._send_queue import SendQueue
-from ._time_limits import NO_LIMITS, TimeLimits
+from ._ssl import ssl
+from ._time_limits import NO_LIMITS, Deadline, TimeLimits
+from ._tls_channel import TLSChannel
 from ._unix import PeerCredentials, peer_credentials
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
     from .lingering import LingeringSockets
+
+
+# Received at once in a handshake: certificates of a client take a few KiB.
+_HANDSHAKE_SIZE = 16 * 1024
 
 
 class StreamSocket(ReceivingSide):
@@ -64,6 +72,80 @@ class StreamSocket(ReceivingSide):
         """
         return peer_credentials(self._sock)
 
+    # Encryption
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject | None:
+        """What TLS says of the connection: `getpeercert`, `version`, `cipher`,
+        `selected_alpn_protocol`... None when it is not encrypted.
+        """
+        return None if self._tls is None else self._tls.object
+
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Encrypt the connection from now on, as its server: STARTTLS.
+
+        What was written before leaves before, as it is. The client has the server's
+        `handshake_timeout`. Errors are `ssl.SSLError` and other OSErrors; then the
+        connection is of no use any more.
+
+        Raises ConnectionAbortedError when the rfile holds bytes that came before the
+        handshake: somebody in between may have put them there, for the handler to take
+        as encrypted ones (CVE-2011-0411).
+
+        From then on `recv` returns `b""` only when the client has said that it sends no
+        more (close_notify); a connection that just ends raises `ssl.SSLEOFError`.
+        `shutdown(SHUT_WR)` says it to the client, who may go on sending.
+        """
+        if not isinstance(cast("object", context), ssl.SSLContext):
+            raise TypeError(f"start_tls() needs an ssl.SSLContext, not {context!r}")
+        if self._tls is not None:
+            raise RuntimeError("the connection is encrypted already")
+        await self._flush()
+        if self._unread:
+            raise self._mark(
+                ConnectionAbortedError(
+                    errno.ECONNABORTED,
+                    f"{len(self._unread)} bytes came before the TLS handshake, unencrypted",
+                )
+            )
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._begin_sending()
+        self._receiving = True
+        limit = self._limits.handshake_timeout
+        on_late = functools.partial(self._strike, "handshake_timeout")
+        deadline = None if limit is None else Deadline(self._loop, limit, on_late)
+        try:
+            self._tls = await self._shake_hands(context)
+            self._sock = cast(socket.socket, self._tls)
+            self._input_expected = True
+        except ssl.SSLError as error:
+            raise self._mark(error) from None
+        finally:
+            if deadline is not None:
+                deadline.cancel()
+            self._receiving = False
+            self._end_sending()
+
+    async def _shake_hands(self, context: ssl.SSLContext) -> TLSChannel:
+        channel = TLSChannel(self._sock, context)
+        done = False
+        while not done:
+            while (
+                not (self._input_expected and self._credit > 0)
+                or (received := self._try_recv(_HANDSHAKE_SIZE)) is None
+            ):
+                await self._input()
+            try:
+                done, said = channel.shake_hands(received)
+            except ssl.SSLError:
+                # An alert, which helps the client to find out. It need not arrive.
+                with contextlib.suppress(OSError):
+                    self._sock.send(channel.alert())
+                raise
+            await self._send_rest(said, self._try_send(self._sock.send, said, 0), 0)
+        return channel
+
     # Ending
 
     def shutdown(self, how: int) -> None:
@@ -100,6 +182,11 @@ class StreamSocket(ReceivingSide):
         # What a sendall() under way still holds back would come after a torn message.
         queue, self._queue = self._queue, SendQueue()
         sent = queue.sent == queue.limit
+        if self._tls is not None:
+            sock, rest = self._tls.last_words(queue.unsent())
+            queue = SendQueue()
+            queue.append(rest)
+            sent = not rest
         if self._write_error is not None or (self._peer_closed and sent) or not self._linger:
             sock.close()
         else:
@@ -110,8 +197,11 @@ class StreamSocket(ReceivingSide):
         """Give the descriptor away: it is no longer this object's to close.
 
         Raises BlockingIOError when bytes written before have not left yet: await
-        `wfile.flush()` first.
+        `wfile.flush()` first; ValueError for an encrypted connection, whose keys would
+        stay here.
         """
+        if self._tls is not None:
+            raise ValueError("a TLS connection cannot be detached: its keys stay here")
         self._send_pending()
         if self._queue:
             raise BlockingIOError(

@@ -16,6 +16,9 @@ class Statistics:
     handlers_failed: int = 0
     """Requests whose handler raised anything else."""
 
+    handshakes_failed: int = 0
+    """Connections whose TLS handshake failed, other than by `handshake_timeout`."""
+
     refused: Counter[str] = field(default_factory=Counter[str])
     """Connections that were closed because of a limit, by the name of its option."""
 

@@ -8,14 +8,17 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, Unpack, cast
+from typing import Any, TypeGuard, Unpack, cast
 
 from . import addresses
+from ._ssl import has_ssl, ssl
+from ._tls_handshake import say_end
 from .connections import ConnectionServer
 from .lingering import linger
 from .listener import Listener, is_listening
 from .options import ServerOptions
 from .sockets import StreamSocket
+from .tls import CertificateWatch
 
 
 class TCPServer(ConnectionServer):
@@ -45,6 +48,12 @@ class TCPServer(ConnectionServer):
       no limit. The excess is closed at once: see `handle_refusal`
     - ipv6_prefix_length: how many leading bits of an IPv6 address tell one host from
       another for `max_connections_per_host`; 64
+    - ssl_context: an `ssl.SSLContext` with which connections are encrypted, or a function
+      that makes one, as `CertificateFiles`, which can do it again; None, the default,
+      for no encryption. The handshake is part of the connection's own task
+    - handshake_timeout: seconds that a client has for it; 30. None for no limit
+    - tls_reload_interval: seconds between two looks whether the files of `ssl_context`
+      have changed, which calls `reload_tls`; None, the default, for none
     - read_timeout: seconds that a line or block may take from its first byte to its
       last, for handlers that read with `rfile`; None, the default, for no limit. It
       stops clients that send a byte now and then, and none that is silent between two
@@ -97,6 +106,7 @@ class TCPServer(ConnectionServer):
         if family != self.address_family:
             self.address_family = family
         self._listener: Listener | None = None
+        self._watch: CertificateWatch | None = None
         self._timeout_before_serving: float | None = None
         # What lies at our path, so that only our own socket is ever removed.
         self._path_status: os.stat_result | None = None
@@ -143,6 +153,18 @@ class TCPServer(ConnectionServer):
             self._path_status = None
         self.socket.close()
 
+    def reload_tls(self) -> None:
+        """Make the TLS context anew; connections from now on use it, others go on.
+
+        Raises what the function raises that was given as `ssl_context`, or ValueError
+        for a context with which no handshake can succeed; then the old one stays in
+        use. Raises RuntimeError when there is no such function. Reads the files in the
+        calling thread, any one.
+        """
+        if self._tls is None:
+            raise RuntimeError("the server has no ssl_context")
+        self._tls.reload()
+
     def get_request(self) -> tuple[Any, Any]:
         """Accept one connection. See `BaseServer.get_request`."""
         return self.socket.accept()
@@ -154,8 +176,10 @@ class TCPServer(ConnectionServer):
         """
         if isinstance(request, StreamSocket | socket.socket):
             try:
+                if _is_secured(request):
+                    say_end(request)
                 request.shutdown(socket.SHUT_WR)
-                if type(request) is socket.socket:
+                if type(request) is socket.socket or _is_secured(request):
                     self._linger(request)
             except OSError:
                 # ENOTCONN: the client has closed already.
@@ -177,7 +201,8 @@ class TCPServer(ConnectionServer):
             if not sock.recv(1):
                 # The client has closed, so it has sent all.
                 return
-        duplicate = sock.dup()
+        # Not sock.dup(), which an SSLSocket does not have.
+        duplicate = socket.socket(fileno=os.dup(sock.fileno()))
         lingering = self._lingering
         if lingering is None:
             linger(duplicate, self.linger_timeout)
@@ -213,6 +238,8 @@ class TCPServer(ConnectionServer):
                 on_fatal=self._stop_because_of,
             )
         self._listener.start()
+        if self._watch is None and self._tls is not None and self.tls_reload_interval is not None:
+            self._watch = CertificateWatch(loop, self._tls, self.tls_reload_interval)
 
     def _suspend_accepting(self) -> None:
         if self._listener is not None:
@@ -220,6 +247,9 @@ class TCPServer(ConnectionServer):
 
     def _stop_accepting(self) -> None:
         super()._stop_accepting()
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
         if self._listener is not None:
             self._listener.stop()
             self._listener = None
@@ -242,6 +272,11 @@ class TCPServer(ConnectionServer):
         if not _is_datagram_of(self.socket, kept):
             self.socket.close()
         super()._close_in_child(kept)
+
+
+def _is_secured(request: object) -> TypeGuard[ssl.SSLSocket]:
+    """Whether it is the encrypted connection of a legacy handler."""
+    return has_ssl() and isinstance(request, ssl.SSLSocket)
 
 
 def _is_datagram_of(sock: socket.socket, request: object) -> bool:

@@ -152,6 +152,9 @@ def main() -> None:
         lacking = {peer.name: lack for peer in peers if (lack := peer.lacks())}
         if programs.go is None:
             lacking["Go, one core"] = "a Go toolchain"
+        if not programs.tls:
+            lacking["every server with TLS"] = "OpenSSL's headers (libssl-dev)"
+            works = [work for work in works if not work.encrypted]
         results = Results(
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             machine=describe(),

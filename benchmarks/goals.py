@@ -115,6 +115,8 @@ def all_goals() -> list[Goal]:
         Goal("UDP echo", "datagrams", asyncio, "asyncio protocol, asyncio", 5.0),
         Goal("UDP echo", "datagrams", asyncio, "socketserver", 1.1),
         Goal("UDP echo", "datagrams", uvloop, "asyncio protocol, uvloop", 0.8),
+        Goal("TLS echo of 1 KiB", "tls", asyncio, _streams("asyncio"), 1.5),
+        Goal("TLS echo of 1 KiB", "tls", uvloop, _streams("uvloop"), 1.5),
         Goal("legacy threads, connect, request, close", "connects", threads, "socketserver", 2.0),
         Goal("legacy threads, echo", "echo-1k-10", threads, "socketserver", 0.97),
     ]

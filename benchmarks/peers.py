@@ -12,6 +12,7 @@ LOOPS = ("asyncio", "uvloop")
 AIOFASTNET_LOOPS = ("asyncio+aiofastnet", "uvloop+aiofastnet")
 
 ECHO = frozenset({"echo", "lines", "connects"})
+TLS = frozenset({"tls", "tls-connects"})
 TRANSFERS = frozenset({"upload", "download"})
 
 
@@ -89,7 +90,7 @@ def all_peers(programs: Programs) -> list[Peer]:
                 "aiosocketserver",
                 "coroutines",
                 loop,
-                stream | {"sendfile", "datagrams"},
+                stream | TLS | {"sendfile", "datagrams"},
                 unix=True,
             ),
             _on_loop("aiosocketserver files", "coroutines", loop, ECHO, instead={"echo": "lines"}),
@@ -101,7 +102,7 @@ def all_peers(programs: Programs) -> list[Peer]:
                 "streams",
                 loop,
                 # uvloop itself has no sendfile().
-                stream if loop == "uvloop" else stream | {"sendfile"},
+                stream | TLS if loop == "uvloop" else stream | TLS | {"sendfile"},
                 unix=True,
             ),
             _on_loop(
@@ -110,7 +111,7 @@ def all_peers(programs: Programs) -> list[Peer]:
                 loop,
                 # A protocol that writes as fast as it may loses its connection under
                 # aiofastnet 1.2 on Python 3.13, now and then.
-                (stream | {"datagrams"}) - ({"download"} if "+" in loop else set()),
+                (stream | TLS | {"datagrams"}) - ({"download"} if "+" in loop else set()),
                 unix=True,
             ),
         ]
@@ -128,7 +129,7 @@ def all_peers(programs: Programs) -> list[Peer]:
                 "tornado",
                 "libraries.tornado_servers",
                 loop,
-                ECHO | {"download"},
+                ECHO | TLS | {"download"},
                 "tornado",
             ),
             _on_loop(
@@ -143,7 +144,7 @@ def all_peers(programs: Programs) -> list[Peer]:
         Peer(
             "trio",
             ("libraries.trio_streams",),
-            frozenset({"echo", "connects", "datagrams"}) | TRANSFERS,
+            frozenset({"echo", "connects", "datagrams"}) | TLS | TRANSFERS,
             requires=("trio",),
         ),
         Peer(
@@ -175,7 +176,7 @@ def all_peers(programs: Programs) -> list[Peer]:
             Peer(
                 f"aiosocketserver threads, {loop}",
                 ("threads", "aiosocketserver"),
-                stream | {"sendfile"},
+                stream | TLS | {"sendfile"},
                 loop=loop,
                 requires=requires,
                 threads=True,
@@ -198,7 +199,7 @@ def all_peers(programs: Programs) -> list[Peer]:
             Peer(
                 "Go, one core",
                 (programs.go,),
-                ECHO | {"datagrams", "upload"},
+                ECHO | TLS | {"datagrams", "upload"},
                 unix=True,
             )
         )

@@ -23,6 +23,8 @@ class Programs:
     load: str
     epoll: str
     go: str | None
+    # Whether the load can be encrypted.
+    tls: bool
 
 
 def build(folder: Path) -> Programs:
@@ -35,13 +37,22 @@ def build(folder: Path) -> Programs:
         )
     load, epoll = str(folder / "load"), str(folder / "epoll")
     sources = sorted(map(str, (FOLDER / "load").glob("*.c")))
-    for program, files in ((load, sources), (epoll, [str(FOLDER / "servers" / "epoll.c")])):
-        _run([compiler, "-O2", "-Wall", "-Wextra", "-o", program, *files, "-lm"])
+    command = [compiler, "-O2", "-Wall", "-Wextra", "-o"]
+    _run([*command, epoll, str(FOLDER / "servers" / "epoll.c")])
+    tls = _has_openssl(compiler)
+    _run([*command, load, *sources, "-lm", *(["-DTLS", "-lssl", "-lcrypto"] if tls else [])])
     go = None
     if shutil.which("go") is not None:
         go = str(folder / "echo")
         _run(["go", "build", "-o", go, str(FOLDER / "servers" / "go" / "main.go")])
-    return Programs(load, epoll, go)
+    return Programs(load, epoll, go, tls)
+
+
+def _has_openssl(compiler: str) -> bool:
+    """Whether the headers and libraries of OpenSSL are there (Debian: libssl-dev)."""
+    program = b"#include <openssl/ssl.h>\nint main(void) { return TLS_client_method() == 0; }\n"
+    command = [compiler, "-x", "c", "-", "-o", os.devnull, "-lssl", "-lcrypto"]
+    return not subprocess.run(command, input=program, capture_output=True, check=False).returncode
 
 
 def _run(command: list[str]) -> None:

@@ -29,6 +29,11 @@ class Work:
     # Connections that are held meanwhile, for their memory.
     held: int = 0
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether it needs a load that speaks TLS."""
+        return self.how.endswith("-tls")
+
     def fits(self, peer: Peer) -> bool:
         """Whether the peer can do this."""
         if self.unix and not peer.unix:
@@ -81,6 +86,18 @@ def all_works() -> list[Work]:
             how="connects",
         ),
         Work(
+            "tls",
+            "TLS echo of 1 KiB in lock-step, 10 connections",
+            role="tls",
+            how="echo-tls",
+        ),
+        Work(
+            "handshakes",
+            "TLS handshake, one request of 1 KiB, close; 10 clients",
+            role="tls-connects",
+            how="connects-tls",
+        ),
+        Work(
             "idle",
             "10,000 idle connections, and echo of 1 KiB on 10 others",
             role="echo",
@@ -121,6 +138,7 @@ def quick(works: list[Work]) -> list[Work]:
         short["echo-1k-1000"],
         short["lines"],
         short["connects"],
+        short["tls"],
         replace(short["idle"], held=1000, title="1,000 idle connections, and echo on 10 others"),
         short["datagrams"],
         short["unix"],

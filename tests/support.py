@@ -125,3 +125,9 @@ async def until(condition: Callable[[], object]) -> None:
     """Turn the loop until `condition()` is true, where no event tells."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0)
+
+
+async def until_later(condition: Callable[[], object]) -> None:
+    """`until`, where threads need the processor."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)

@@ -8,6 +8,7 @@ import aiosocketserver
 PUBLIC = {
     "BaseRequestHandler",
     "BaseServer",
+    "CertificateFiles",
     "DatagramRequestHandler",
     "DatagramSocket",
     "ForkingMixIn",
@@ -26,6 +27,7 @@ PUBLIC = {
     "ThreadingMixIn",
     "ThreadingTCPServer",
     "ThreadingUDPServer",
+    "TimedOut",
     "ThreadingUnixDatagramServer",
     "ThreadingUnixStreamServer",
     "UDPServer",

@@ -17,6 +17,7 @@ import pytest
 import aiosocketserver
 from tests.compat_support import ask, serving
 from tests.page_support import ROOT, Page
+from tests.tls_support import Certificates, tls_client
 
 README = Page("README.md")
 TIMEOUT = 20
@@ -194,9 +195,20 @@ async def test_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not (tmp_path / "echo.sock").exists()
 
 
+async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    certificates = Certificates.make(tmp_path)
+    async with README.namespace("TLS")["server"] as server:
+        await server.start_serving()
+        client = certificates.client_context()
+        async with tls_client(server.server_address, client) as (reader, writer):
+            writer.write(b"one\n")
+            assert await reader.readline() == b"one\n"
+
+
 def test_no_python_block_is_left_out() -> None:
     tested = ["Quick start", "Legacy handlers, in threads", "From the loop to a thread, and back"]
-    tested += ["Datagrams", "Unix sockets"]
+    tested += ["Datagrams", "Unix sockets", "TLS"]
     tested.insert(1, "Programs that exist")
     assert README.blocks("python") == [README.blocks("python", title)[0] for title in tested]
 

@@ -206,3 +206,23 @@ def test_a_message_has_one_deadline_however_many_waits_it_takes() -> None:
     assert waits.message_timeout.start_message(10, 5.0) == 105
     # Something was read, so it is the next one.
     assert waits.message_timeout.start_message(11, 5.0) == 108
+
+
+def test_a_message_gets_the_time_back_for_all_of_its_waits() -> None:
+    waits = Waits()
+    timeout, clock = waits.message_timeout, waits.clock
+    timeout.start(timeout.start_message(0, 5.0), "read_timeout")
+    waits.waiting = True
+    clock.advance(110)
+    assert (waits.late, timeout.start_message(0, 5.0)) == ([], 115)
+    clock.advance(115)
+    assert waits.late == ["read_timeout"]
+
+
+def test_a_wait_that_begins_after_its_deadline_is_not_put_off() -> None:
+    """Bytes that trickle begin a new wait each time."""
+    waits = Waits()
+    waits.clock.now = 110
+    waits.begin(105, "read_timeout")
+    waits.clock.advance(110)
+    assert waits.late == ["read_timeout"]

@@ -105,16 +105,6 @@ void number_message(char *message, unsigned number, unsigned long sequence) {
     memcpy(message, head, (size_t)length);
 }
 
-void send_all(int descriptor, const char *data, size_t size) {
-    while (size > 0) {
-        ssize_t count = send(descriptor, data, size, MSG_NOSIGNAL);
-        if (count < 0)
-            fail("send");
-        data += count;
-        size -= (size_t)count;
-    }
-}
-
 void count_latency(double seconds) {
     double doublings = log2(fmax(seconds * 1e9, 1));
     unsigned bucket = (unsigned)(doublings * BUCKETS_FOR_DOUBLING);

@@ -4,6 +4,7 @@
 #define LOAD_H
 
 #include <stddef.h>
+#include <sys/types.h>
 
 /* A message has to fit into the kernel's buffers, since sending it blocks. */
 enum { MIN_SIZE = 32, MAX_SIZE = 64 * 1024, MAX_CONNECTIONS = 20000, EVENTS = 256 };
@@ -17,6 +18,7 @@ struct plan {
     size_t size;    /* bytes of a message */
     long depth;     /* messages that are sent together */
     double seconds; /* after which nothing more is sent */
+    int encrypted;
 };
 
 /* Seconds, on a clock that only goes forward. */
@@ -42,7 +44,22 @@ void number_message(char *message, unsigned number, unsigned long sequence);
 void wait_for_start(void);
 
 void *allocate(size_t size);
-void send_all(int descriptor, const char *data, size_t size);
+
+/* A connection to a server, with TLS in between where the plan says so. */
+struct channel {
+    int descriptor;
+    void *tls;
+};
+
+struct channel open_channel(const struct plan *plan);
+void close_channel(struct channel channel);
+void send_all(struct channel channel, const char *data, size_t size);
+
+/* What has arrived, 0 at the end, or -1 when it was nothing for us. */
+ssize_t receive_some(struct channel channel, char *data, size_t size);
+
+/* Whether there is more that epoll(7) will not tell of. */
+int has_more(struct channel channel);
 
 /* Latencies, in seconds, and what share of them was below which. Buckets grow by 1/64. */
 void count_latency(double seconds);

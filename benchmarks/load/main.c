@@ -8,6 +8,8 @@
  *                them have come back, and sends the next
  *     connects   the same once: the server closes the connection after its answer, and
  *                another one is opened
+ *     echo-tls, connects-tls
+ *                the same with TLS; built without OpenSSL it ends with 2
  *     datagrams  as echo, over UDP; what is not answered in time is lost, and counted
  *     upload     one connection sends SIZE bytes; the server answers how many came
  *     download   one connection receives SIZE bytes
@@ -38,12 +40,14 @@ struct way {
     const char *name;
     void (*load)(const struct plan *plan);
     int transfers;
+    int encrypted;
 };
 
 static const struct way WAYS[] = {
-    {"echo", load_echo, 0},         {"connects", load_connects, 0},
-    {"datagrams", load_datagrams, 0}, {"upload", load_upload, 1},
-    {"download", load_download, 1}, {"hold", hold_connections, 0},
+    {"echo", load_echo, 0, 0},           {"connects", load_connects, 0, 0},
+    {"echo-tls", load_echo, 0, 1},       {"connects-tls", load_connects, 0, 1},
+    {"datagrams", load_datagrams, 0, 0}, {"upload", load_upload, 1, 0},
+    {"download", load_download, 1, 0},   {"hold", hold_connections, 0, 0},
 };
 
 int main(int argc, char **argv) {
@@ -52,15 +56,16 @@ int main(int argc, char **argv) {
         if (strcmp(argv[1], WAYS[i].name) == 0)
             way = &WAYS[i];
     if (way == NULL) {
-        fprintf(stderr, "usage: load echo|connects|datagrams|upload|download|hold "
-                        "TARGET CONNECTIONS SIZE DEPTH SECONDS\n");
+        fprintf(stderr, "usage: load echo|connects|echo-tls|connects-tls|datagrams|upload|"
+                        "download|hold TARGET CONNECTIONS SIZE DEPTH SECONDS\n");
         return 2;
     }
     struct plan plan = {.target = argv[2],
                         .connections = atol(argv[3]),
                         .size = strtoull(argv[4], NULL, 10),
                         .depth = atol(argv[5]),
-                        .seconds = atof(argv[6])};
+                        .seconds = atof(argv[6]),
+                        .encrypted = way->encrypted};
     if (plan.connections < 1 || plan.connections > MAX_CONNECTIONS || plan.depth < 1 ||
         plan.size < MIN_SIZE ||
         (!way->transfers && plan.size * (size_t)plan.depth > MAX_SIZE)) {

@@ -6,15 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 /* Connections that are opened before they are served: more would fill the server's backlog,
  * and each of those that did not fit waits a second. */
 enum { AT_ONCE = 500 };
 
 struct connection {
-    int descriptor;
+    struct channel channel;
     unsigned number;
     unsigned long sequence;
     size_t received;
@@ -32,8 +30,8 @@ static void prepare(struct connection *connection, unsigned number, const struct
 }
 
 static void open_connection(struct connection *connection, const struct plan *plan, int epoll) {
-    connection->descriptor = connect_to(plan->target, SOCK_STREAM);
-    watch(epoll, connection->descriptor, connection);
+    connection->channel = open_channel(plan);
+    watch(epoll, connection->channel.descriptor, connection);
 }
 
 static void send_next(struct connection *connection, const struct plan *plan, double time) {
@@ -42,15 +40,15 @@ static void send_next(struct connection *connection, const struct plan *plan, do
                        connection->sequence++);
     connection->received = 0;
     connection->sent_at = time;
-    send_all(connection->descriptor, connection->messages, plan->size * (size_t)plan->depth);
+    send_all(connection->channel, connection->messages, plan->size * (size_t)plan->depth);
 }
 
 /* Takes what has arrived. Returns 1 when all answers are there, and their end if that is due. */
 static int receive(struct connection *connection, size_t due, int ends) {
     /* One byte more than is due, to see an answer that is too long. */
-    ssize_t count = recv(connection->descriptor, buffer, due - connection->received + 1, 0);
+    ssize_t count = receive_some(connection->channel, buffer, due - connection->received + 1);
     if (count < 0)
-        fail("recv");
+        return 0;
     if (count == 0 && ends && connection->received == due)
         return 1;
     if (count == 0) {
@@ -64,6 +62,8 @@ static int receive(struct connection *connection, size_t due, int ends) {
         exit(1);
     }
     connection->received += (size_t)count;
+    if (has_more(connection->channel))
+        return receive(connection, due, ends);
     return connection->received == due && !ends;
 }
 
@@ -127,7 +127,7 @@ static void load_stream(const struct plan *plan, int reconnects) {
             }
             double sent_at = time;
             if (reconnects) {
-                close(connection->descriptor);
+                close_channel(connection->channel);
                 open_connection(connection, plan, epoll);
             }
             send_next(connection, plan, sent_at);
@@ -146,7 +146,7 @@ void hold_connections(const struct plan *plan) {
     buffer = allocate(plan->size + 1);
     for (long i = 0; i < plan->connections; i++) {
         prepare(&all[i], (unsigned)i, plan);
-        all[i].descriptor = connect_to(plan->target, SOCK_STREAM);
+        all[i].channel = open_channel(plan);
         send_next(&all[i], plan, 0);
         while (!receive(&all[i], plan->size, 0))
             ;

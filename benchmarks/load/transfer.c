@@ -24,7 +24,7 @@ void load_upload(const struct plan *plan) {
     wait_for_start();
     double start = now();
     for (size_t sent = 0; sent < plan->size; sent += BLOCK)
-        send_all(descriptor, block, plan->size - sent < BLOCK ? plan->size - sent : BLOCK);
+        send_all((struct channel){descriptor, NULL}, block, plan->size - sent < BLOCK ? plan->size - sent : BLOCK);
     if (shutdown(descriptor, SHUT_WR) < 0)
         fail("shutdown");
     char answer[32] = "";

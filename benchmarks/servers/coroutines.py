@@ -70,12 +70,13 @@ HANDLERS = {
 
 
 def make_server() -> TCPServer | UDPServer:
-    handler = HANDLERS[job.role]
+    handler = HANDLERS[job.task]
     if job.path:
         return UnixStreamServer(job.path, handler, request_queue_size=BACKLOG)
     if job.role == "datagrams":
         return UDPServer(("127.0.0.1", 0), handler)
-    return TCPServer(("127.0.0.1", 0), handler, request_queue_size=BACKLOG)
+    context = job.make_context()
+    return TCPServer(("127.0.0.1", 0), handler, request_queue_size=BACKLOG, ssl_context=context)
 
 
 async def main() -> None:

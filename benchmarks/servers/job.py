@@ -7,6 +7,7 @@ Roles:
 - echo: send back what comes, as it comes
 - lines: send back each line
 - connects: send back once what comes, and close
+- tls, tls-connects: `echo` and `connects` with TLS
 - datagrams: send back each datagram
 - upload: count what comes until its end, answer the number, and close
 - download: send `size` bytes, and close
@@ -19,9 +20,12 @@ killed.
 import argparse
 import asyncio
 import importlib
+import ssl
 import tempfile
 from dataclasses import dataclass
 from typing import IO
+
+import trustme
 
 LOOPS = ("asyncio", "uvloop", "asyncio+aiofastnet", "uvloop+aiofastnet")
 
@@ -44,6 +48,20 @@ class Job:
     loop: str
     path: str
     size: int
+
+    @property
+    def task(self) -> str:
+        """The role without its encryption."""
+        return {"tls": "echo", "tls-connects": "connects"}.get(self.role, self.role)
+
+    def make_context(self) -> ssl.SSLContext | None:
+        """For the server, with a certificate of its own; None where nothing is encrypted."""
+        if self.task == self.role:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        issued = trustme.CA().issue_cert("127.0.0.1")
+        issued.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
+        return context
 
     def announce(self, port: int | None = None) -> None:
         """Say where the server listens: it is ready."""

@@ -87,12 +87,14 @@ async def main() -> None:
         transport, _ = await loop.create_datagram_endpoint(Datagrams, local_addr=("127.0.0.1", 0))
         job.announce(transport.get_extra_info("sockname")[1])
         await loop.create_future()
-    protocol = PROTOCOLS[job.role]
+    protocol = PROTOCOLS[job.task]
     if job.path:
         server = await loop.create_unix_server(protocol, job.path, backlog=BACKLOG)
         job.announce()
     else:
-        server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=BACKLOG)
+        server = await loop.create_server(
+            protocol, "127.0.0.1", 0, backlog=BACKLOG, ssl=job.make_context()
+        )
         job.announce(server.sockets[0].getsockname()[1])
     async with server:
         await server.serve_forever()

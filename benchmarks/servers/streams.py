@@ -61,12 +61,14 @@ CALLBACKS = {
 
 
 async def main() -> None:
-    callback = CALLBACKS[job.role]
+    callback = CALLBACKS[job.task]
     if job.path:
         server = await asyncio.start_unix_server(callback, job.path, backlog=BACKLOG)
         job.announce()
     else:
-        server = await asyncio.start_server(callback, "127.0.0.1", 0, backlog=BACKLOG)
+        server = await asyncio.start_server(
+            callback, "127.0.0.1", 0, backlog=BACKLOG, ssl=job.make_context()
+        )
         job.announce(server.sockets[0].getsockname()[1])
     async with server:
         await server.serve_forever()

@@ -71,7 +71,10 @@ HANDLERS = {
 async def serve_here() -> None:
     """On the core's own ThreadingMixIn."""
     server = aiosocketserver.ThreadingTCPServer(
-        ("127.0.0.1", 0), HANDLERS[job.role], request_queue_size=BACKLOG
+        ("127.0.0.1", 0),
+        HANDLERS[job.task],
+        request_queue_size=BACKLOG,
+        ssl_context=job.make_context(),
     )
     async with server:
         await server.start_serving()

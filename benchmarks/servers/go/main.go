@@ -7,11 +7,18 @@ package main
 
 import (
 	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"os"
+	"time"
 )
 
 const blockSize = 64 * 1024
@@ -95,6 +102,31 @@ func listen(path string) net.Listener {
 	return listener
 }
 
+// The role without its encryption, and whether there is one.
+func roles(role string) (string, bool) {
+	switch role {
+	case "tls":
+		return "echo", true
+	case "tls-connects":
+		return "connects", true
+	}
+	return role, false
+}
+
+// A certificate of its own, signed by itself.
+func makeCertificate() []tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		log.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}
+}
+
 func main() {
 	role, path := os.Args[1], ""
 	if len(os.Args) > 2 {
@@ -103,6 +135,7 @@ func main() {
 	if role == "datagrams" {
 		datagrams()
 	}
+	role, encrypted := roles(role)
 	handlers := map[string]func(net.Conn){
 		"echo": echo, "lines": lines, "connects": once, "upload": upload,
 	}
@@ -111,6 +144,9 @@ func main() {
 		log.Fatalf("unknown role %q", role)
 	}
 	listener := listen(path)
+	if encrypted {
+		listener = tls.NewListener(listener, &tls.Config{Certificates: makeCertificate()})
+	}
 	for {
 		connection, err := listener.Accept()
 		if err != nil {

@@ -45,7 +45,7 @@ SERVERS = {"echo": Echo, "lines": Lines, "connects": Connects, "download": Downl
 
 
 async def main():
-    server = SERVERS[job.role]()
+    server = SERVERS[job.task](ssl_options=job.make_context())
     server.listen(0, "127.0.0.1", backlog=BACKLOG)
     (sock,) = server._sockets.values()
     job.announce(sock.getsockname()[1])

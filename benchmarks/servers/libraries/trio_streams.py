@@ -46,10 +46,19 @@ HANDLERS = {"echo": echo, "connects": connects, "upload": upload, "download": do
 async def main():
     if job.role == "datagrams":
         await serve_datagrams()
-    serve = partial(trio.serve_tcp, HANDLERS[job.role], 0, host="127.0.0.1", backlog=BACKLOG)
+    handler, context = HANDLERS[job.task], job.make_context()
+    where = {"host": "127.0.0.1", "backlog": BACKLOG}
+    if context is None:
+        serve = partial(trio.serve_tcp, handler, 0, **where)
+    else:
+        # The load, as HTTP clients do, does not wait for the answer to its close_notify.
+        serve = partial(
+            trio.serve_ssl_over_tcp, handler, 0, context, https_compatible=True, **where
+        )
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(serve)
-        job.announce(listeners[0].socket.getsockname()[1])
+        listener = getattr(listeners[0], "transport_listener", listeners[0])
+        job.announce(listener.socket.getsockname()[1])
 
 
 trio.run(main)
