@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -16,15 +17,22 @@ from ._hosts import HostCounts
 from ._request_times import RequestTimes
 from .children import ChildWatch
 from .sockets import StreamSocket
+from .statistics import Statistics
 
 
 class InProgress:
     """One request that is being served, until everything of it is over."""
 
-    __slots__ = ("__weakref__", "client_address", "request")
+    __slots__ = ("__weakref__", "begun_at", "client_address", "request")
 
     # Whether `shutdown` waits for it.
     awaited = True
+
+    # Whether it is a request of its own, and does not go on with one that was in a task.
+    counts = False
+
+    # On the clock of time.monotonic(), set when it is taken in.
+    begun_at: float
 
     def __init__(self, request: Any, client_address: Any) -> None:
         self.request = request
@@ -46,6 +54,8 @@ class InTask(InProgress):
     """A request that a task on the loop serves."""
 
     __slots__ = ("on_unbegun", "task")
+
+    counts = True
 
     task: asyncio.Task[None] | None
 
@@ -154,8 +164,10 @@ class RequestsInProgress(set[InProgress]):
     `on_room` is called after one has ended.
     """
 
-    def __init__(self, on_room: Callable[[], object]) -> None:
+    def __init__(self, on_room: Callable[[], object], statistics: Statistics) -> None:
         super().__init__()
+        self._statistics = statistics
+        statistics._in_progress = self
         # Set where the connections of each host are limited.
         self.hosts: HostCounts | None = None
         # Set where the time of each request is limited.
@@ -173,6 +185,9 @@ class RequestsInProgress(set[InProgress]):
     def begun(self, request: InProgress) -> None:
         """Take one in."""
         self.add(request)
+        request.begun_at = time.monotonic()
+        if request.counts:
+            self._statistics._begun()
         if self.hosts is not None:
             self.hosts.add(request.client_address)
         if self.times is not None:
@@ -180,7 +195,10 @@ class RequestsInProgress(set[InProgress]):
 
     def ended(self, request: InProgress) -> None:
         """Take one out, and tell who waits for that."""
+        if request not in self:
+            return
         self.discard(request)
+        self._statistics._ended(request.request, time.monotonic() - request.begun_at)
         if self.hosts is not None:
             self.hosts.remove(request.client_address)
         if self.times is not None:

@@ -138,6 +138,7 @@ class DatagramDispatcher:
         for _ in range(DATAGRAM_BATCH):
             try:
                 self._queue.append(self._get_request())
+                self._statistics.datagrams_received += 1
             except BlockingIOError:
                 return False
             except OSError as error:

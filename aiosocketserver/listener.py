@@ -34,7 +34,7 @@ class Listener:
     there is none. `may_accept` tells whether the server has room for one more: without,
     accepting pauses and the kernel's backlog holds the rest, until `resume`. `on_fatal`
     is told of a SystemExit or KeyboardInterrupt, which would tear through the loop from
-    here. All methods run on the loop's thread.
+    here; `on_pause` of each pause, whatever its reason. All methods run on the loop's thread.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Listener:
         may_accept: Callable[[], bool],
         on_request: Callable[[Any, Any], object],
         on_fatal: Callable[[BaseException], object],
+        on_pause: Callable[[], object],
     ) -> None:
         self._loop = loop
         self._socket = sock
@@ -55,6 +56,7 @@ class Listener:
         self._may_accept = may_accept
         self._on_request = on_request
         self._on_fatal = on_fatal
+        self._on_pause = on_pause
         # That of who started the server. Most of what follows is called by a request
         # that ends, or that shuts the server down, and the tasks of the connections
         # that are accepted then must not inherit its variables.
@@ -133,6 +135,7 @@ class Listener:
                 return
             if not self._may_accept():
                 self._pause()
+                self._on_pause()
                 return
             try:
                 request, client_address = self._get_request()
@@ -148,6 +151,7 @@ class Listener:
                     self._back_off.log(error)
                     self._pause()
                     self._back_off.start()
+                    self._on_pause()
                     return
                 # A connection that was gone before it was taken (ECONNABORTED, EPROTO,
                 # see accept(2)), a firewall's EPERM, or a failed handshake in somebody's
@@ -157,6 +161,7 @@ class Listener:
                 logger.exception("get_request() failed")
                 self._pause()
                 self._back_off.start()
+                self._on_pause()
                 return
             except BaseException as error:  # noqa: BLE001 - serve_forever() raises it
                 self._on_fatal(error)

@@ -111,7 +111,7 @@ class BaseServer(RequestPipeline):
         self.server_address = server_address
         self.RequestHandlerClass = RequestHandlerClass
         self.statistics = Statistics()
-        self._requests = RequestsInProgress(self._room_made)
+        self._requests = RequestsInProgress(self._room_made, self.statistics)
         self._serving = False
         self._waiting_for_one = False
         self._closed = False
@@ -425,7 +425,7 @@ class BaseServer(RequestPipeline):
         """In a forked child: let go of the loop and of all descriptors but that of `kept`."""
         self._loop = None
         self._loop_thread = None
-        self._requests = RequestsInProgress(self._room_made)
+        self._requests = RequestsInProgress(self._room_made, self.statistics)
 
 
 def cannot_watch(loop: asyncio.AbstractEventLoop) -> RuntimeError:

@@ -181,6 +181,7 @@ class StreamSocket(ReceivingSide):
             return
         # What a sendall() under way still holds back would come after a torn message.
         queue, self._queue = self._queue, SendQueue()
+        self._sent += queue.limit
         sent = queue.sent == queue.limit
         if self._tls is not None:
             sock, rest = self._tls.last_words(queue.unsent())

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .sockets import StreamSocket
+
+if TYPE_CHECKING:
+    from ._in_progress import InProgress
 
 
 @dataclass(slots=True)
 class Statistics:
-    """The counters of one server since it was made. Read them from any thread."""
+    """The counters of one server since it was made. Read them from any thread.
+
+    A request is a connection, or a datagram that a handler got.
+    """
+
+    accepted: int = 0
+    """Requests that were taken on."""
+
+    peak: int = 0
+    """The most requests that were in progress at once."""
+
+    handling_time: float = 0.0
+    """Seconds that the requests that have ended took, all together."""
 
     clients_vanished: int = 0
-    """Requests that ended because the client's connection broke, timed out or was cut."""
+    """Requests that ended because the client's connection broke or was cut."""
 
     handlers_failed: int = 0
     """Requests whose handler raised anything else."""
@@ -25,5 +44,53 @@ class Statistics:
     timed_out: Counter[str] = field(default_factory=Counter[str])
     """Requests that a time-out of the server has cut, by the name of its option."""
 
+    accept_pauses: int = 0
+    """How often accepting has paused, at a limit or for want of descriptors or memory."""
+
+    datagrams_received: int = 0
+    """Datagrams that were read, those included that were dropped then."""
+
     datagrams_dropped: int = 0
     """Datagrams dropped because `max_concurrency` handlers ran and `max_queue` waited."""
+
+    _in_progress: AbstractSet[InProgress] = field(default=frozenset(), repr=False)
+    # Of the connections that have ended.
+    _bytes_received: int = field(default=0, repr=False)
+    _bytes_sent: int = field(default=0, repr=False)
+
+    @property
+    def active(self) -> int:
+        """Requests that are in progress."""
+        return len(self._in_progress)
+
+    @property
+    def finished(self) -> int:
+        """Requests that have ended, however they did."""
+        return self.accepted - self.active
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes that coroutine handlers received on their connections, without TLS's own."""
+        return self._bytes_received + sum(sock._received for sock in self._sockets())
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that coroutine handlers sent on their connections, without TLS's own."""
+        return self._bytes_sent + sum(sock._total_sent() for sock in self._sockets())
+
+    def _sockets(self) -> list[StreamSocket]:
+        # Copied at once, for they come and go on the loop's thread.
+        requests = [entry.request for entry in list(self._in_progress)]
+        return [request for request in requests if isinstance(request, StreamSocket)]
+
+    def _begun(self) -> None:
+        self.accepted += 1
+        active = len(self._in_progress)
+        if active > self.peak:
+            self.peak = active
+
+    def _ended(self, request: object, seconds: float) -> None:
+        self.handling_time += seconds
+        if isinstance(request, StreamSocket):
+            self._bytes_received += request._received
+            self._bytes_sent += request._total_sent()

@@ -236,10 +236,14 @@ class TCPServer(ConnectionServer):
                 may_accept=self._may_accept,
                 on_request=self._on_connection,
                 on_fatal=self._stop_because_of,
+                on_pause=self._count_pause,
             )
         self._listener.start()
         if self._watch is None and self._tls is not None and self.tls_reload_interval is not None:
             self._watch = CertificateWatch(loop, self._tls, self.tls_reload_interval)
+
+    def _count_pause(self) -> None:
+        self.statistics.accept_pauses += 1
 
     def _suspend_accepting(self) -> None:
         if self._listener is not None:

@@ -63,6 +63,7 @@ class Backlog:
         self.script: list[BaseException | int] = []
         self.taken: list[int] = []
         self.fatal: list[BaseException] = []
+        self.pauses = 0
         self.room = True
         self.listener = Listener(
             self.clock,  # type: ignore[arg-type]
@@ -71,7 +72,11 @@ class Backlog:
             may_accept=lambda: self.room,
             on_request=self.on_request,
             on_fatal=self.fatal.append,
+            on_pause=self.count_pause,
         )
+
+    def count_pause(self) -> None:
+        self.pauses += 1
 
     def get_request(self) -> tuple[Any, Any]:
         if not self.script:
@@ -392,6 +397,7 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
         may_accept=lambda: room,
         on_request=take,
         on_fatal=lambda error: None,
+        on_pause=lambda: None,
     )
     listener.start()
     try:

@@ -228,6 +228,20 @@ async def test_a_loop_that_was_blocked_cuts_nobody() -> None:
         assert not server.statistics.timed_out
 
 
+async def test_input_that_is_there_counts_although_the_timer_comes_first() -> None:
+    """uvloop looks at timers before it looks at sockets."""
+    async with TCPServer(LOCALHOST, Echo, idle_timeout=0.3) as server:
+        await server.start_serving()
+        async with client_of(server.server_address) as client:
+            await client.send(b"x\n")
+            assert await client.receive(2) == b"x\n"
+            client.sock.send(b"y\n")
+            # Past its time, but not by so much that the loop counts as blocked.
+            time.sleep(0.4)
+            assert await client.receive(2) == b"y\n"
+        assert not server.statistics.timed_out
+
+
 async def test_idle_connections_wake_nobody_up() -> None:
     loop = asyncio.get_running_loop()
     async with TCPServer(LOCALHOST, Echo, read_timeout=60, write_timeout=60) as server:

@@ -76,6 +76,18 @@ async def test_what_does_not_fit_leaves_the_old_one(
         assert await served_names(server, certificates) == ["old.example"]
 
 
+async def test_a_context_without_a_certificate_is_not_taken(certificates: Certificates) -> None:
+    contexts = [
+        certificates.server_context(),
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH),
+    ]
+    async with TCPServer(LOCALHOST, Echo, ssl_context=lambda: contexts.pop(0)) as server:
+        await server.start_serving()
+        with pytest.raises(ValueError, match="is a certificate loaded"):
+            server.reload_tls()
+        assert await served_names(server, certificates) == ["old.example"]
+
+
 async def test_files_that_change_are_loaded(
     certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
