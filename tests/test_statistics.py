@@ -48,6 +48,8 @@ async def test_requests_are_counted_once_wherever_they_run(make: Any, handler: A
                 client = await stack.enter_async_context(client_of(server.server_address))
                 await client.send(b"x\n")
                 assert await client.receive(2) == b"x\n"
+                # Children have copies of the clients' descriptors.
+                stack.callback(client.finish)
                 assert (statistics.accepted, statistics.active, statistics.peak) == (n, n, n)
         await until_later(lambda: statistics.active == 0)
         assert await ask(server.server_address, b"x\n") == b"x\n"
