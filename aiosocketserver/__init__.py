@@ -16,7 +16,7 @@ from .handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestH
 from .mixed_servers import ThreadingTCPServer, ThreadingUDPServer
 from .offload import ThreadingMixIn
 from .options import ServerOptions
-from .server import BaseServer
+from .server import BaseServer, ShutdownReport
 from .sockets import StreamSocket
 from .statistics import Statistics
 from .stream_server import TCPServer
@@ -30,6 +30,7 @@ __all__ = [
     "DatagramSocket",
     "LimitExceeded",
     "ServerOptions",
+    "ShutdownReport",
     "SocketReader",
     "SocketWriter",
     "Statistics",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import select
 import socket
@@ -26,6 +27,8 @@ class ReceivingSide(SendingSide):
     """A non-blocking stream socket that is received from, and sent on."""
 
     __slots__ = (
+        "_draining",
+        "_ends_when_draining",
         "_input_expected",
         "_peer_closed",
         "_read_limited",
@@ -48,6 +51,9 @@ class ReceivingSide(SendingSide):
         self._read_timeout: MessageTimeout | None = None
         # Whether a wait for input has to look at any time-out.
         self._read_limited = limits.concern_receiving
+        # Whether the server shuts down, and whether that ends the wait for a message.
+        self._draining = False
+        self._ends_when_draining = False
         # What the rfile has received and nobody has read: the beginning of a message.
         self._unread: ReceiveBuffer | None = None
         self._reader_registered = False
@@ -193,8 +199,13 @@ class ReceivingSide(SendingSide):
             self._reader_registered = True
         return self._read_waiter
 
+    def _limit_reading(self) -> None:
+        ends = self._draining and self._ends_when_draining
+        self._read_limited = self._timeout is not None or self._limits.concern_receiving or ends
+
     def _start_read_timeout(self) -> None:
         self._check_expired()
+        self._end_between_messages()
         if self._read_timeout is None:
             self._read_timeout = MessageTimeout(
                 self._loop,
@@ -204,8 +215,8 @@ class ReceivingSide(SendingSide):
             )
         limits = self._limits
         deadline, option = math.inf, ""
-        if limits.read_timeout is not None and self._unread:
-            start = self._received - len(self._unread)
+        if limits.read_timeout is not None and self._is_in_a_message():
+            start = self._received - len(self._unread or b"")
             deadline = self._read_timeout.start_message(start, limits.read_timeout)
             option = "read_timeout"
         own_deadline = self._deadline()
@@ -221,6 +232,38 @@ class ReceivingSide(SendingSide):
             self._strike(option)
         else:
             self._read_waiter.fail(self._timed_out())
+
+    # Draining
+
+    def end_when_draining(self, ends: bool = True) -> None:
+        """Have the wait for the next message end once the server shuts down (`draining`).
+
+        The handler then finds what it finds when the client closes: `recv` and the rfile
+        return `b""`, and `async for line in self.rfile` ends. A connection of which a
+        message has begun, or on which none has come yet, is left alone until that has
+        been read. Called with False, from the next wait on it goes on.
+        """
+        self._ends_when_draining = ends
+        self._limit_reading()
+        if self._read_waiter.waiting:
+            self._end_between_messages()
+
+    def _server_drains(self) -> None:
+        self._draining = True
+        self._limit_reading()
+        if self._read_waiter.waiting:
+            self._end_between_messages()
+
+    def _end_between_messages(self) -> None:
+        ends = self._draining and self._ends_when_draining
+        if ends and self._received and not self._is_in_a_message():
+            # ENOTCONN: the client has gone, and the wait ends by that.
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RD)
+
+    def _is_in_a_message(self) -> bool:
+        """Whether something has come, and what is read at once has not all come."""
+        return bool(self._unread) or (self._tls is not None and self._tls.in_a_record)
 
     def _waiter_for_input(self) -> Waiter | None:
         return self._read_waiter

@@ -44,7 +44,9 @@ class TLSChannel:
         "_owed",
         "_sock",
         "_unsent",
+        "ends",
         "has_more",
+        "in_a_record",
         "object",
     )
 
@@ -59,8 +61,12 @@ class TLSChannel:
         self._owed = 0
         # Decrypted before our own end was said, which would have lost it.
         self._kept = b""
+        # Whether an end without close_notify is our own doing.
+        self.ends = False
         # Whether `recv` may give more without new input from the kernel.
         self.has_more = False
+        # Whether a part of a record has come, and the rest of it has not.
+        self.in_a_record = False
 
     def __getattr__(self, name: str) -> Any:
         # What does not move bytes is the socket's own.
@@ -106,6 +112,9 @@ class TLSChannel:
                 self._incoming.write(received)
                 # There cannot be more, and OpenSSL's wrapper takes memory for all of it.
                 bufsize = min(bufsize, len(received))
+            elif self.ends:
+                # OpenSSL would take it for an attack, and not send any more.
+                return b""
             else:
                 self._incoming.write_eof()
         elif self._kept:
@@ -115,6 +124,7 @@ class TLSChannel:
             data = self.object.read(bufsize)
         except ssl.SSLError as error:
             return self._no_data(error)
+        self.in_a_record = False
         # A short read was the whole record.
         self.has_more = len(data) == bufsize or self._incoming.pending > 0
         if self._outgoing.pending:
@@ -135,6 +145,7 @@ class TLSChannel:
         if isinstance(error, ssl.SSLZeroReturnError):
             return b""
         if isinstance(error, ssl.SSLWantReadError):
+            self.in_a_record = True
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
         # It says so each time: nothing is left to wait for.
         self.has_more = True
@@ -220,6 +231,8 @@ class TLSChannel:
             if not self._send_unsent():
                 # `last_words` has it, for who closes the connection.
                 return
+        else:
+            self.ends = True
         self._sock.shutdown(how)
 
     def last_words(self, rest: bytes) -> tuple[socket.socket, bytes]:

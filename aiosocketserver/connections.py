@@ -156,7 +156,10 @@ class ConnectionServer(BaseServer):
                 limit_blocking(entry.request, self._limits)
             return entry.request
         assert self._lingering is not None
-        return StreamSocket(entry.request, self._lingering, self._limits, entry)
+        connection = StreamSocket(entry.request, self._lingering, self._limits, entry)
+        if self.draining:
+            connection._server_drains()
+        return connection
 
     async def _secured(self, entry: InTask) -> Any:
         assert self._tls is not None

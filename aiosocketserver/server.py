@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, NamedTuple, Self, Unpack
 
 from ._handler_kinds import handler_kind
 from ._in_progress import InProgress, RequestsInProgress, current
@@ -19,6 +19,7 @@ from ._request_times import RequestTimes
 from .children import live_servers
 from .options import ServerOptions, apply_options
 from .pipeline import RequestPipeline, awaitable
+from .sockets import StreamSocket
 from .statistics import Statistics
 
 logger = logging.getLogger("aiosocketserver")
@@ -29,6 +30,19 @@ _GRACE = 1.0
 
 # Told apart from None, which means no deadline.
 _OWN_TIMEOUT: Any = object()
+
+
+class ShutdownReport(NamedTuple):
+    """What became of the requests that were in progress when a shutdown began, or waited."""
+
+    finished: int
+    """Those that ended by themselves."""
+
+    cut: int
+    """Those that were cancelled at the deadline."""
+
+    abandoned: int
+    """Those among them that went on even so."""
 
 
 class BaseServer(RequestPipeline):
@@ -81,6 +95,8 @@ class BaseServer(RequestPipeline):
 
     - server_address, RequestHandlerClass, socket: as in socketserver
     - statistics: what was counted
+    - drain_event: an `asyncio.Event` that is set from when a shutdown begins until the
+      server serves again
     """
 
     timeout: float | None = None
@@ -121,6 +137,7 @@ class BaseServer(RequestPipeline):
         # Requests whose own code waits in shutdown(), which waits for none of them.
         self._shutting_down: set[InProgress] = set()
         self._loop_thread: int | None = None
+        self.drain_event = asyncio.Event()
         live_servers.add(self)
 
     # Serving
@@ -175,6 +192,7 @@ class BaseServer(RequestPipeline):
             self._attach(loop)
         try:
             self._start_accepting(loop)
+            self.drain_event.clear()
             self._serving = True
         except BaseException as error:
             self._stop_accepting()
@@ -190,6 +208,8 @@ class BaseServer(RequestPipeline):
             self._loop = loop
             self._thread_slots = None
             self._requests.forget_ended()
+            # One that has been waited for belongs to its loop.
+            self.drain_event = asyncio.Event()
             if self.request_timeout is not None:
                 self._requests.times = RequestTimes(loop, self.request_timeout, self._on_timed_out)
             self._loop_changed(loop)
@@ -197,15 +217,24 @@ class BaseServer(RequestPipeline):
         self._kind = handler_kind(self.RequestHandlerClass, mix_in=self._runs_legacy)
         self._look_at_overrides()
 
-    def shutdown(self, timeout: float | None = _OWN_TIMEOUT) -> Coroutine[Any, Any, None]:
+    @property
+    def draining(self) -> bool:
+        """Whether a shutdown has begun: handlers should end as soon as they can.
+
+        May be read in any thread. `drain_event` is the same to wait for on the loop;
+        see also `StreamSocket.end_when_draining`.
+        """
+        return self.drain_event.is_set()
+
+    def shutdown(self, timeout: float | None = _OWN_TIMEOUT) -> Coroutine[Any, Any, ShutdownReport]:
         """Stop accepting, wait for the handlers, cut those that remain; a coroutine.
 
         Connections that the kernel's backlog holds are taken first. Handlers then have
         `timeout` seconds (default: `shutdown_timeout`; None: no limit) to end before
         they are cancelled; one that goes on even so loses its connection, and is at
-        last reported to the log and left alone. Returns when all is gone, and
-        `serve_forever` returns with it. The listening socket stays open, and
-        `serve_forever` may follow.
+        last reported to the log and left alone. Returns when all is gone, with what
+        became of the requests, and `serve_forever` returns with it. The listening
+        socket stays open, and `serve_forever` may follow.
 
         Called by a handler, directly or in a task of its own, it does not wait for
         that handler. Before the server serves, and again, it does nothing. It belongs
@@ -219,25 +248,42 @@ class BaseServer(RequestPipeline):
             )
         return self._shutdown(self.shutdown_timeout if timeout is _OWN_TIMEOUT else timeout)
 
-    async def _shutdown(self, timeout: float | None) -> None:
-        await self._end_requests(timeout)
+    async def _shutdown(self, timeout: float | None) -> ShutdownReport:
+        report = await self._end_requests(timeout)
         if self._ended is None:
             await self._raise_fatal()
         elif not self._ended.done():
             self._ended.set_result(None)
+        return report
 
-    async def _end_requests(self, timeout: float | None) -> None:
+    async def _end_requests(self, timeout: float | None) -> ShutdownReport:
         request = current.get()
         if request is not None:
             self._shutting_down.add(request)
+        self._begin_draining()
+        finished = -self.statistics.finished
+        cut = abandoned = 0
         try:
-            if not await self._all_gone(timeout):
-                await self._cut()
+            gone = await self._all_gone(timeout)
+            finished += self.statistics.finished
+            if not gone:
+                cut = len(self._requests.awaited(self._shutting_down))
+                abandoned = await self._cut()
         finally:
             self._stop_accepting()
             if request is not None:
                 self._shutting_down.discard(request)
         self._threads.end_idle()
+        report = ShutdownReport(finished=finished, cut=cut, abandoned=abandoned)
+        if any(report):
+            logger.info("shut down: %d requests finished, %d were cut", finished, cut)
+        return report
+
+    def _begin_draining(self) -> None:
+        self.drain_event.set()
+        for entry in self._requests:
+            if isinstance(entry.request, StreamSocket):
+                entry.request._server_drains()
 
     async def _all_gone(self, timeout: float | None) -> bool:
         """Accept what still waits, then wait for the end of all; False after `timeout` seconds."""
@@ -256,25 +302,27 @@ class BaseServer(RequestPipeline):
     async def _wait_closed(self) -> None:
         """Return when the sockets of the requests that have ended are closed."""
 
-    async def _cut(self) -> None:
-        """End what is still in progress, by force if it must be, and report the rest."""
+    async def _cut(self) -> int:
+        """End what is still in progress, by force if it must be; how many go on even so."""
         self._stop_accepting()
         for request in self._requests.awaited(self._shutting_down):
             request.cancel()
         if await self._all_gone(_GRACE):
-            return
+            return 0
         for request in self._requests.awaited(self._shutting_down):
             request.abort()
         self._abort_closing()
         if await self._all_gone(_GRACE):
-            return
+            return 0
         self._abort_closing()
-        for request in self._requests.awaited(self._shutting_down):
+        abandoned = self._requests.awaited(self._shutting_down)
+        for request in abandoned:
             logger.error(
                 "%r, which serves %r, did not end when it was cut, and is abandoned",
                 request,
                 request.client_address,
             )
+        return len(abandoned)
 
     def _abort_closing(self) -> None:
         """Close the sockets that are still on their way to being closed."""

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import socket
+import struct
 from typing import TYPE_CHECKING, Any, cast
 
 from ._output import CLOSED
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from .lingering import LingeringSockets
 
+
+# struct linger: on, for no time (socket(7)).
+_RESET = struct.pack("@ii", 1, 0)
 
 # Received at once in a handshake: certificates of a client take a few KiB.
 _HANDSHAKE_SIZE = 16 * 1024
@@ -213,9 +217,11 @@ class StreamSocket(ReceivingSide):
         return -1 if sock is None else sock.detach()
 
     def _abort(self) -> None:
-        """Close now and drop what is pending: the server's last word to a stuck handler."""
+        """Reset the connection: the server's last word to a stuck handler."""
         sock = self._release()
         if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             sock.close()
 
     def _release(self) -> socket.socket | None:
@@ -259,7 +265,7 @@ class StreamSocket(ReceivingSide):
             raise ValueError(f"timeout must not be negative, and is {value!r}")
         # A wait under way keeps the time-out that it began with.
         self._timeout = value
-        self._read_limited = value is not None or self._limits.concern_receiving
+        self._limit_reading()
         self._input_expected = True
 
     def gettimeout(self) -> float | None:

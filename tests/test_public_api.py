@@ -18,6 +18,7 @@ PUBLIC = {
     "ForkingUnixStreamServer",
     "LimitExceeded",
     "ServerOptions",
+    "ShutdownReport",
     "SocketReader",
     "SocketWriter",
     "Statistics",
