@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 
+from ._log_records import request_id
 from .datagram_server import UDPServer
 from .datagram_socket import DatagramSocket
 from .errors import LimitExceeded, TimedOut
@@ -42,6 +43,7 @@ __all__ = [
     "ThreadingUDPServer",
     "TimedOut",
     "UDPServer",
+    "request_id",
 ]
 
 # As in socketserver, a name is there when the system has what it stands for.

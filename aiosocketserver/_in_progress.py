@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -19,11 +20,13 @@ from .children import ChildWatch
 from .sockets import StreamSocket
 from .statistics import Statistics
 
+_ids = itertools.count(1)
+
 
 class InProgress:
     """One request that is being served, until everything of it is over."""
 
-    __slots__ = ("__weakref__", "begun_at", "client_address", "request")
+    __slots__ = ("__weakref__", "begun_at", "client_address", "id", "request")
 
     # Whether `shutdown` waits for it.
     awaited = True
@@ -31,12 +34,18 @@ class InProgress:
     # Whether it is a request of its own, and does not go on with one that was in a task.
     counts = False
 
+    # The number in log records, unique in this process.
+    id: int
+
     # On the clock of time.monotonic(), set when it is taken in.
     begun_at: float
 
     def __init__(self, request: Any, client_address: Any) -> None:
         self.request = request
         self.client_address = client_address
+        # That of the task that it goes on from, if there is one.
+        begun = current.get()
+        self.id = next(_ids) if begun is None else begun.id
 
     def cancel(self) -> None:
         """Ask it to end."""
@@ -64,6 +73,7 @@ class InTask(InProgress):
     ) -> None:
         self.request = request
         self.client_address = client_address
+        self.id = next(_ids)
         self.task = task
         # What the task calls when it ends without having begun.
         self.on_unbegun: Callable[[asyncio.Task[None]], object] | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._handler_kinds import HandlerKind
 from ._in_progress import InChild
+from ._log_records import about
 from .children import ChildWatch, leave_servers, start_child
 from .server import logger
 
@@ -133,6 +134,7 @@ class ForkingMixIn(_Base):
                 pid,
                 entry.client_address,
                 os.WTERMSIG(status),
+                extra=about(entry),
             )
         self._requests.ended(entry)
 

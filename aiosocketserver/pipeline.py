@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any, cast
 
 from ._handler_kinds import HandlerKind, run_legacy
-from ._in_progress import InTask, RequestsInProgress
+from ._in_progress import InTask, RequestsInProgress, current
 from ._plain_socket import is_error_of
 from .bridge import Bridge
 from .errors import TimedOut
@@ -204,7 +204,12 @@ class RequestPipeline(Bridge):
 
     def _on_timed_out(self, entry: Any, option: str) -> None:
         """A time-out of the server has struck: called by a timer, on the loop."""
-        self._tell_timed_out(entry.request, entry.client_address, option)
+        # The timer may have been armed by somebody else who writes to this client.
+        token = current.set(entry)
+        try:
+            self._tell_timed_out(entry.request, entry.client_address, option)
+        finally:
+            current.reset(token)
 
     def _tell_timed_out(self, request: Any, client_address: Any, option: str) -> None:
         with self._statistics_lock:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self, Unpack
 
 from ._handler_kinds import handler_kind
 from ._in_progress import InProgress, RequestsInProgress, current
+from ._log_records import about
 from ._readiness import is_ready, until_readable
 from ._request_times import RequestTimes
 from .children import live_servers
@@ -321,6 +322,7 @@ class BaseServer(RequestPipeline):
                 "%r, which serves %r, did not end when it was cut, and is abandoned",
                 request,
                 request.client_address,
+                extra=about(request),
             )
         return len(abandoned)
 

@@ -32,6 +32,7 @@ PUBLIC = {
     "ThreadingUnixDatagramServer",
     "ThreadingUnixStreamServer",
     "UDPServer",
+    "request_id",
     "UnixDatagramServer",
     "UnixStreamServer",
 }
