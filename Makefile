@@ -7,6 +7,7 @@
 #   make format    put the code into the form that `make lint` asks for
 #   make mutants   put known faults into copies of the package: the tests must catch each
 #   make bench     measure servers here and elsewhere; ARGS=--quick in two minutes, ARGS=--help
+#   make soak      visit servers of every kind 200,000 times, with faults mixed in: nothing may grow
 #   make clean     remove what the above made
 #
 # PYTHON=/path/to/python chooses the interpreter of .venv; by default it is the newest on PATH.
@@ -32,7 +33,7 @@ OTHER_CHECKS := $(OTHERS:%=.venv/python%/.installed-to-check)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --editable
 RUN := .venv/bin/python
 
-.PHONY: serve test test-cpython lint format mutants bench clean
+.PHONY: serve test test-cpython lint format mutants bench soak clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVES)
@@ -57,6 +58,9 @@ mutants: $(CHECKS)
 
 bench: $(MEASURES)
 	@$(RUN) -m benchmarks $(ARGS)
+
+soak: $(MEASURES)
+	@$(RUN) -m benchmarks.soak $(ARGS)
 
 clean:
 	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

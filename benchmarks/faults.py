@@ -6,6 +6,7 @@ the table tells what became of it. Linux only; bounded to about half a minute a 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import resource
@@ -196,9 +197,17 @@ FAULTS: dict[str, Callable[[list[str]], str]] = {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.faults", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--servers", default="", metavar="TEXT", help="only those so named")
+    text = parser.parse_args().servers
+    servers = {name: command for name, command in SERVERS.items() if text in name}
+    if not servers:
+        parser.error(f"--servers: {text!r} is in none of {', '.join(map(repr, SERVERS))}")
     print("|  | " + " | ".join(FAULTS) + " |")
     print("| --- |" + " --- |" * len(FAULTS))
-    for name, command in SERVERS.items():
+    for name, command in servers.items():
         print(f"| {name} |", end="", flush=True)
         for meet in FAULTS.values():
             try:

@@ -39,7 +39,7 @@ def build(folder: Path) -> Programs:
     sources = sorted(map(str, (FOLDER / "load").glob("*.c")))
     command = [compiler, "-O2", "-Wall", "-Wextra", "-o"]
     _run([*command, epoll, str(FOLDER / "servers" / "epoll.c")])
-    tls = _has_openssl(compiler)
+    tls = has_openssl(compiler)
     _run([*command, load, *sources, "-lm", *(["-DTLS", "-lssl", "-lcrypto"] if tls else [])])
     go = None
     if shutil.which("go") is not None:
@@ -48,7 +48,7 @@ def build(folder: Path) -> Programs:
     return Programs(load, epoll, go, tls)
 
 
-def _has_openssl(compiler: str) -> bool:
+def has_openssl(compiler: str) -> bool:
     """Whether the headers and libraries of OpenSSL are there (Debian: libssl-dev)."""
     program = b"#include <openssl/ssl.h>\nint main(void) { return TLS_client_method() == 0; }\n"
     command = [compiler, "-x", "c", "-", "-o", os.devnull, "-lssl", "-lcrypto"]

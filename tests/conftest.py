@@ -39,6 +39,12 @@ def require_program() -> Callable[[str], str]:
     return find
 
 
+@pytest.fixture
+def skip_for_want_of() -> Callable[[str], None]:
+    """A function that skips the running test, or fails it where nothing may be missing."""
+    return missing
+
+
 # --- the loop matrix ---
 
 

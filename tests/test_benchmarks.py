@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.programs import has_openssl
+
 pytestmark = pytest.mark.timeout(120)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,12 +45,17 @@ def load(tmp_path: Path, require_program: Callable[[str], str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "work", ["echo-1k-10", "lines", "connects", "idle", "datagrams", "unix", "download"]
+    "work", ["echo-1k-10", "lines", "connects", "tls", "idle", "datagrams", "unix", "download"]
 )
 def test_every_server_does_its_work(
-    work: str, tmp_path: Path, require_program: Callable[[str], str]
+    work: str,
+    tmp_path: Path,
+    require_program: Callable[[str], str],
+    skip_for_want_of: Callable[[str], None],
 ) -> None:
-    require_program("cc")
+    compiler = require_program("cc")
+    if work == "tls" and not has_openssl(compiler):
+        skip_for_want_of("OpenSSL's headers are not installed")
     options = ["--quick", "--works", work, "--output", str(tmp_path)]
     done = run([*BENCHMARKS, *options])
     assert (done.returncode, done.stderr) == (0, "")
@@ -86,6 +93,22 @@ def test_wrong_options(options: list[str], complaint: str) -> None:
     done = run([*BENCHMARKS, *options])
     assert done.returncode
     assert complaint in done.stderr
+
+
+def test_a_fault_is_met() -> None:
+    done = run([sys.executable, "-m", "benchmarks.faults", "--servers", "aiosocketserver, uv"])
+    assert (done.returncode, done.stderr) == (0, "")
+    *_, row = done.stdout.splitlines()
+    assert "200 of 200 served" in row
+    assert "serves on, 0 lines on standard error" in row
+
+
+def test_a_short_soak_is_flat(tmp_path: Path) -> None:
+    options = ["--visits", "500", "--output", str(tmp_path)]
+    done = run([sys.executable, "-m", "benchmarks.soak", *options])
+    assert "\nflat\n" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0
+    assert (tmp_path / "soak.svg").exists()
 
 
 def test_shutdown_prints_both() -> None:
