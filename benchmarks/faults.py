@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,7 @@ SERVERS: dict[str, list[str]] = {
 
 
 @contextlib.contextmanager
-def running(command: list[str], descriptors: int | None = None) -> Iterator[Server]:
+def running(command: list[str], descriptors: int | None = None) -> Generator[Server]:
     def limit() -> None:
         if descriptors is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))

@@ -75,15 +75,20 @@ def make_servers(folder: Path, context: ssl.SSLContext) -> dict[str, Any]:
         "handshake_timeout": 2.0,
         "linger_timeout": 1.0,
     }
+    encrypted: Any = {"ssl_context": context}
     here = ("127.0.0.1", 0)
     return {
         "tcp": aiosocketserver.TCPServer(here, Echo, **limits),
-        "tls": aiosocketserver.TCPServer(here, Echo, ssl_context=context, **limits),
+        "tls": aiosocketserver.TCPServer(here, Echo, **limits, **encrypted),
         "threads": aiosocketserver.ThreadingTCPServer(here, LegacyEcho, idle_timeout=2.0),
         "children": aiosocketserver.ForkingTCPServer(here, LegacyEcho, idle_timeout=2.0),
         "unix": aiosocketserver.UnixStreamServer(str(folder / "socket"), Echo, **limits),
         "udp": aiosocketserver.UDPServer(here, EchoDatagram),
     }
+
+
+def ignore(request: Any, client_address: Any) -> None:
+    """For `handle_error`."""
 
 
 def sample(servers: dict[str, Any]) -> dict[str, float]:
@@ -111,7 +116,7 @@ async def serve(folder: Path) -> None:
         servers = make_servers(folder, context)
         for server in servers.values():
             # What fails on purpose is not to be logged.
-            server.handle_error = lambda *_: None
+            server.handle_error = ignore
             await stack.enter_async_context(server)
             await server.start_serving()
         print(json.dumps({name: server.server_address for name, server in servers.items()}))
@@ -300,7 +305,7 @@ def draw(samples: list[dict[str, float]], path: Path) -> None:
         axis.set_ylabel(name if name != "memory" else "memory, MiB")
         axis.set_ylim(bottom=0)
     axes[-1].set_xlabel("seconds")
-    figure.savefig(path)
+    figure.savefig(path)  # pyright: ignore[reportUnknownMemberType]
 
 
 def judge(samples: list[dict[str, float]]) -> bool:
