@@ -8,10 +8,10 @@ import itertools
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextvars import ContextVar
+from time import monotonic
 from typing import Any
 
 from ._hosts import HostCounts
@@ -177,7 +177,9 @@ class RequestsInProgress(set[InProgress]):
     def __init__(self, on_room: Callable[[], object], statistics: Statistics) -> None:
         super().__init__()
         self._statistics = statistics
-        statistics._in_progress = self
+        statistics.in_progress = self
+        # Whether `hosts` or `times` is set.
+        self._watched = False
         # Set where the connections of each host are limited.
         self.hosts: HostCounts | None = None
         # Set where the time of each request is limited.
@@ -187,32 +189,49 @@ class RequestsInProgress(set[InProgress]):
 
     def count_hosts(self, ipv6_prefix_length: int) -> HostCounts:
         """Count the connections of each host from now on, those that are here too."""
+        self._watched = True
         self.hosts = HostCounts(ipv6_prefix_length)
         for request in self:
             self.hosts.add(request.client_address)
         return self.hosts
 
+    def limit_times(self, times: RequestTimes) -> None:
+        """Limit the time of each request that begins from now on."""
+        self._watched = True
+        self.times = times
+
     def begun(self, request: InProgress) -> None:
         """Take one in."""
         self.add(request)
-        request.begun_at = time.monotonic()
+        request.begun_at = monotonic()
         if request.counts:
-            self._statistics._begun()
-        if self.hosts is not None:
-            self.hosts.add(request.client_address)
-        if self.times is not None:
-            self.times.begun(request)
+            statistics = self._statistics
+            statistics.accepted += 1
+            if len(self) > statistics.peak:
+                statistics.peak = len(self)
+        if self._watched:
+            if self.hosts is not None:
+                self.hosts.add(request.client_address)
+            if self.times is not None:
+                self.times.begun(request)
 
     def ended(self, request: InProgress) -> None:
         """Take one out, and tell who waits for that."""
-        if request not in self:
+        try:
+            self.remove(request)
+        except KeyError:
             return
-        self.discard(request)
-        self._statistics._ended(request.request, time.monotonic() - request.begun_at)
-        if self.hosts is not None:
-            self.hosts.remove(request.client_address)
-        if self.times is not None:
-            self.times.ended(request)
+        statistics = self._statistics
+        statistics.handling_time += monotonic() - request.begun_at
+        connection = request.request
+        if isinstance(connection, StreamSocket):
+            statistics.received_before += connection._received
+            statistics.sent_before += connection._sent + connection._queue.sent
+        if self._watched:
+            if self.hosts is not None:
+                self.hosts.remove(request.client_address)
+            if self.times is not None:
+                self.times.ended(request)
         self._on_room()
         for waiter in self._waiters:
             if not waiter.done():

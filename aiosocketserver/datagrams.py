@@ -135,10 +135,16 @@ class DatagramDispatcher:
 
     def _read_batch(self) -> bool:
         """Queue one batch; True when there may be more."""
+        before = len(self._queue)
+        try:
+            return self._queue_batch()
+        finally:
+            self._statistics.datagrams_received += len(self._queue) - before
+
+    def _queue_batch(self) -> bool:
         for _ in range(DATAGRAM_BATCH):
             try:
                 self._queue.append(self._get_request())
-                self._statistics.datagrams_received += 1
             except BlockingIOError:
                 return False
             except OSError as error:

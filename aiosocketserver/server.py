@@ -138,6 +138,7 @@ class BaseServer(RequestPipeline):
         # Requests whose own code waits in shutdown(), which waits for none of them.
         self._shutting_down: set[InProgress] = set()
         self._loop_thread: int | None = None
+        self._draining = False
         self.drain_event = asyncio.Event()
         live_servers.add(self)
 
@@ -193,6 +194,7 @@ class BaseServer(RequestPipeline):
             self._attach(loop)
         try:
             self._start_accepting(loop)
+            self._draining = False
             self.drain_event.clear()
             self._serving = True
         except BaseException as error:
@@ -212,7 +214,8 @@ class BaseServer(RequestPipeline):
             # One that has been waited for belongs to its loop.
             self.drain_event = asyncio.Event()
             if self.request_timeout is not None:
-                self._requests.times = RequestTimes(loop, self.request_timeout, self._on_timed_out)
+                times = RequestTimes(loop, self.request_timeout, self._on_timed_out)
+                self._requests.limit_times(times)
             self._loop_changed(loop)
         self._loop_thread = threading.get_ident()
         self._kind = handler_kind(self.RequestHandlerClass, mix_in=self._runs_legacy)
@@ -225,7 +228,7 @@ class BaseServer(RequestPipeline):
         May be read in any thread. `drain_event` is the same to wait for on the loop;
         see also `StreamSocket.end_when_draining`.
         """
-        return self.drain_event.is_set()
+        return self._draining
 
     def shutdown(self, timeout: float | None = _OWN_TIMEOUT) -> Coroutine[Any, Any, ShutdownReport]:
         """Stop accepting, wait for the handlers, cut those that remain; a coroutine.
@@ -281,6 +284,7 @@ class BaseServer(RequestPipeline):
         return report
 
     def _begin_draining(self) -> None:
+        self._draining = True
         self.drain_event.set()
         for entry in self._requests:
             if isinstance(entry.request, StreamSocket):

@@ -232,13 +232,19 @@ class StreamSocket(ReceivingSide):
         if self._reader_registered:
             self._loop.remove_reader(sock.fileno())
             self._reader_registered = False
-        self._unregister_writer()
+        if self._writer_registered:
+            self._unregister_writer()
         self._sock = CLOSED
         self._input_expected = True
-        for timeout in (self._read_timeout, self._write_timeout, self._stall_timeout):
-            if timeout is not None:
-                timeout.stop()
-        self._read_timeout = self._write_timeout = self._stall_timeout = None
+        if self._read_timeout is not None:
+            self._read_timeout.stop()
+            self._read_timeout = None
+        if self._write_timeout is not None:
+            self._write_timeout.stop()
+            self._write_timeout = None
+        if self._stall_timeout is not None:
+            self._stall_timeout.stop()
+            self._stall_timeout = None
         self._owner = None
         for waiter in (self._read_waiter, self._write_waiter):
             if waiter is not None and waiter.waiting:

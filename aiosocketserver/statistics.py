@@ -53,15 +53,15 @@ class Statistics:
     datagrams_dropped: int = 0
     """Datagrams dropped because `max_concurrency` handlers ran and `max_queue` waited."""
 
-    _in_progress: AbstractSet[InProgress] = field(default=frozenset(), repr=False)
-    # Of the connections that have ended.
-    _bytes_received: int = field(default=0, repr=False)
-    _bytes_sent: int = field(default=0, repr=False)
+    # For the properties: those in progress, and the bytes of those that have ended.
+    in_progress: AbstractSet[InProgress] = field(default=frozenset(), repr=False)
+    received_before: int = field(default=0, repr=False)
+    sent_before: int = field(default=0, repr=False)
 
     @property
     def active(self) -> int:
         """Requests that are in progress."""
-        return len(self._in_progress)
+        return len(self.in_progress)
 
     @property
     def finished(self) -> int:
@@ -71,26 +71,14 @@ class Statistics:
     @property
     def bytes_received(self) -> int:
         """Bytes that coroutine handlers received on their connections, without TLS's own."""
-        return self._bytes_received + sum(sock._received for sock in self._sockets())
+        return self.received_before + sum(sock._received for sock in self._sockets())
 
     @property
     def bytes_sent(self) -> int:
         """Bytes that coroutine handlers sent on their connections, without TLS's own."""
-        return self._bytes_sent + sum(sock._total_sent() for sock in self._sockets())
+        return self.sent_before + sum(sock._total_sent() for sock in self._sockets())
 
     def _sockets(self) -> list[StreamSocket]:
         # Copied at once, for they come and go on the loop's thread.
-        requests = [entry.request for entry in list(self._in_progress)]
+        requests = [entry.request for entry in list(self.in_progress)]
         return [request for request in requests if isinstance(request, StreamSocket)]
-
-    def _begun(self) -> None:
-        self.accepted += 1
-        active = len(self._in_progress)
-        if active > self.peak:
-            self.peak = active
-
-    def _ended(self, request: object, seconds: float) -> None:
-        self.handling_time += seconds
-        if isinstance(request, StreamSocket):
-            self._bytes_received += request._received
-            self._bytes_sent += request._total_sent()
