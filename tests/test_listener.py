@@ -2,12 +2,9 @@
 
 import asyncio
 import errno
-import gc
 import logging
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -414,55 +411,3 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
     finally:
         listener.stop()
     assert seen == ["of the starter"] * 3
-
-
-SHORT_OF_DESCRIPTORS = """
-import asyncio, logging, resource, sys
-import aiosocketserver
-
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
-
-class Echo(aiosocketserver.StreamRequestHandler):
-    async def handle(self):
-        await self.wfile.write(await self.rfile.readline())
-
-async def main():
-    async with aiosocketserver.TCPServer(("127.0.0.1", 0), Echo) as server:
-        await server.start_serving()
-        print(server.server_address[1], flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_NOFILE as Linux has it")
-def test_a_process_with_64_descriptors_serves_200_clients_at_once() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SHORT_OF_DESCRIPTORS],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    clients: list[socket.socket] = []
-    try:
-        assert process.stdout is not None
-        port = int(process.stdout.readline())
-        clients = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(200)]
-        for number, client in enumerate(clients):
-            client.sendall(b"%d\n" % number)
-        for number, client in enumerate(clients):
-            with client, client.makefile("rb") as answer:
-                assert answer.read() == b"%d\n" % number
-        _, log = process.communicate("", timeout=20)
-    finally:
-        for client in clients:
-            client.close()
-        process.kill()
-        process.communicate()
-    assert process.returncode == 0
-    assert len(log.splitlines()) == 1, log
-    assert f"(errno {errno.EMFILE})" in log
-    gc.collect()

@@ -1,5 +1,6 @@
 """A process with 64 descriptors, and 200 clients."""
 
+import errno
 import socket
 import subprocess
 import sys
@@ -56,9 +57,10 @@ def test_all_are_served_in_the_end_and_the_processor_is_idle_meanwhile(loop: str
         before = time.clock_gettime(clock)
         time.sleep(2)
         assert time.clock_gettime(clock) - before < 0.2
-        for client in clients:
-            client.sendall(b"y\n")
-            assert client.recv(2) == b"y\n"
+        for number, client in enumerate(clients):
+            client.sendall(b"%03d\n" % number)
+        for number, client in enumerate(clients):
+            assert client.recv(4) == b"%03d\n" % number
             client.close()
     finally:
         for client in clients:
@@ -68,3 +70,4 @@ def test_all_are_served_in_the_end_and_the_processor_is_idle_meanwhile(loop: str
     # One line for the shortage, however many had to wait.
     assert len(log.splitlines()) == 1, log
     assert "accepting is paused, and goes on as soon as it can" in log
+    assert f"(errno {errno.EMFILE})" in log

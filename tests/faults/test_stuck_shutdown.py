@@ -33,7 +33,6 @@ class Stuck(StreamRequestHandler):
                 while not RELEASE.is_set():
                     with contextlib.suppress(asyncio.CancelledError):
                         await asyncio.sleep(0.1)
-
             case _:
                 # Its finish() writes to a client that does not read.
                 while True:
