@@ -70,6 +70,8 @@ async def test_a_request_that_has_begun_is_read_and_answered() -> None:
             await until(lambda: entry.request._unread)
             shutdown = asyncio.create_task(server.shutdown(10))
             await until(lambda: server.draining)
+            # Long enough to be cut, if that were to happen.
+            await asyncio.sleep(0.05)
             await client.send(b"line\n")
             assert await client.receive_all() == b"half a line\nbye\n"
             client.sock.close()
@@ -84,6 +86,7 @@ async def test_a_connection_that_had_no_request_yet_is_waited_for() -> None:
             shutdown = asyncio.create_task(server.shutdown(10))
             await until(lambda: server.draining)
             await until(lambda: server._requests)
+            await asyncio.sleep(0.05)
             await client.send(b"x\n")
             assert await client.receive_all() == b"x\nbye\n"
             client.sock.close()

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import socketserver
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar, cast
@@ -230,15 +231,30 @@ async def test_a_loop_that_was_blocked_cuts_nobody() -> None:
 
 async def test_input_that_is_there_counts_although_the_timer_comes_first() -> None:
     """uvloop looks at timers before it looks at sockets."""
-    async with TCPServer(LOCALHOST, Echo, idle_timeout=0.3) as server:
+
+    class Blocks(StreamRequestHandler):
+        async def handle(self) -> None:
+            async for line in self.rfile:
+                if line == b"block\n":
+                    # Past the other one's time, but not by so much that it is put off.
+                    time.sleep(0.4)
+                await self.wfile.write(line)
+
+    async with TCPServer(LOCALHOST, Blocks, idle_timeout=0.3) as server:
         await server.start_serving()
-        async with client_of(server.server_address) as client:
-            await client.send(b"x\n")
-            assert await client.receive(2) == b"x\n"
-            client.sock.send(b"y\n")
-            # Past its time, but not by so much that the loop counts as blocked.
-            time.sleep(0.4)
+        async with (
+            client_of(server.server_address) as client,
+            client_of(server.server_address) as blocker,
+        ):
+            for peer in (blocker, client):
+                await peer.send(b"x\n")
+                assert await peer.receive(2) == b"x\n"
+            # While the loop is blocked in a callback of the other socket.
+            timer = threading.Timer(0.2, client.sock.send, [b"y\n"])
+            timer.start()
+            await blocker.send(b"block\n")
             assert await client.receive(2) == b"y\n"
+            timer.join()
         assert not server.statistics.timed_out
 
 
@@ -385,12 +401,14 @@ async def test_a_request_has_its_time_where_it_waits_for_something_else() -> Non
 
 
 async def test_a_request_that_ends_in_time_leaves_no_timer() -> None:
-    async with TCPServer(LOCALHOST, Echo, request_timeout=60) as server:
+    async with TCPServer(LOCALHOST, Echo, request_timeout=0.1) as server:
         await server.start_serving()
         assert await ask(server.server_address, b"x\n") == b"x\n"
         assert server._requests.times is not None
         await until(lambda: not server._requests)
         assert not server._requests.times._deadlines
+        await asyncio.sleep(0.2)
+        assert not server.statistics.timed_out
 
 
 async def test_a_handler_that_resists_loses_its_connection(
