@@ -32,7 +32,7 @@ async def test_others_are_served_meanwhile(
     # The first bytes are those of a handshake, so that it goes on for a while.
     rubbish = (b"\x16\x03\x01\x40\x00" + os.urandom(1000))[:said]
     async with (
-        TCPServer(LOCALHOST, Echo, ssl_context=context, handshake_timeout=2.0) as server,
+        TCPServer(LOCALHOST, Echo, ssl_context=context, handshake_timeout=1.5) as server,
         AsyncExitStack() as stack,
     ):
         await server.start_serving()
@@ -45,8 +45,8 @@ async def test_others_are_served_meanwhile(
             for _ in range(20):
                 writer.write(b"hello\n")
                 assert await reader.readline() == b"hello\n"
-        assert time.monotonic() - begun < 2
-        while server.statistics.active:  # noqa: ASYNC110 - they have two seconds
+        assert time.monotonic() - begun < 1.5
+        while server.statistics.active:  # noqa: ASYNC110 - they have a second and a half
             await asyncio.sleep(0.05)
         statistics = server.statistics
         cut = statistics.timed_out["handshake_timeout"] + statistics.handshakes_failed
