@@ -279,7 +279,7 @@ class BaseServer(RequestPipeline):
                 self._shutting_down.discard(request)
         self._threads.end_idle()
         report = ShutdownReport(finished=finished, cut=cut, abandoned=abandoned)
-        if any(report):
+        if cut:
             logger.info("shut down: %d requests finished, %d were cut", finished, cut)
         return report
 
