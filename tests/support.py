@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import select
 import socket
+import struct
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
@@ -67,6 +70,23 @@ async def connected(
 def wait_until_readable(sock: HasFileno) -> None:
     """Block the loop until the kernel has input for `sock`, so that a test knows it is there."""
     assert select.select([sock], [], [], 10)[0], "nothing has arrived"
+
+
+async def until_queued(listener: HasFileno, count: int) -> None:
+    """Until the kernel has `count` connections for a listening TCP socket to accept.
+
+    A client can be connected before its server's end is there to be accepted.
+    """
+    sock = socket.socket(fileno=os.dup(listener.fileno()))
+    with sock:
+        if sys.platform == "linux":
+
+            def queued() -> int:
+                # tcpi_unacked, which is the length of the queue when the socket listens.
+                info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+                return int(struct.unpack_from("=I", info, 24)[0])
+
+            await until(lambda: queued() >= count)
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:

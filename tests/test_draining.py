@@ -18,7 +18,7 @@ from aiosocketserver import (
     TCPServer,
     ThreadingTCPServer,
 )
-from tests.support import Peer, ask, client_of, until
+from tests.support import Peer, ask, client_of, until, until_queued
 from tests.tls_support import Certificates, tls_client
 
 LOCALHOST = ("127.0.0.1", 0)
@@ -250,7 +250,7 @@ async def test_all_in_flight_and_in_the_backlog_are_answered() -> None:
         await until(lambda: server.statistics.active == 1000)
         answers += [asyncio.create_task(ask(server.server_address, b"x\n")) for _ in range(200)]
         await until(lambda: server.statistics.accept_pauses)
-        await asyncio.sleep(0.1)
+        await until_queued(server, 200)
         report = await server.shutdown(30)
         assert await asyncio.gather(*answers) == [b"x\n"] * 1200
         assert report == ShutdownReport(finished=1200, cut=0, abandoned=0)

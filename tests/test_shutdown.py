@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiosocketserver import BaseRequestHandler, TCPServer, ThreadingTCPServer
-from tests.support import Peer, ask, client_of
+from tests.support import Peer, ask, client_of, until_queued
 
 LOCALHOST = ("127.0.0.1", 0)
 
@@ -101,7 +101,8 @@ async def test_connections_in_the_backlog_are_served_before_the_end(count: int) 
         for client in clients:
             client.sendall(b"a")
             client.shutdown(socket.SHUT_WR)
-        # Nothing of all this has given the loop a turn.
+        # Nothing of all this gives the loop a turn, where the kernel has them all by now.
+        await until_queued(server, count)
         await server.shutdown()
         for client in clients:
             with client:
@@ -114,13 +115,17 @@ async def test_the_backlog_is_taken_after_a_cancelled_serve_forever() -> None:
         await asyncio.sleep(0)
         serving.cancel()
         await asyncio.wait([serving])
-        asking = asyncio.create_task(ask(server.server_address, b"late"))
-        async with client_of(server.server_address) as client:
-            await client.send(b"late")
-            client.finish()
+        async with (
+            client_of(server.server_address) as first,
+            client_of(server.server_address) as second,
+        ):
+            await until_queued(server, 2)
+            for client in first, second:
+                await client.send(b"late")
+                client.finish()
             await server.shutdown()
-            assert await client.receive_all() == b"LATE"
-        assert await asking == b"LATE"
+            assert await first.receive_all() == b"LATE"
+            assert await second.receive_all() == b"LATE"
 
 
 async def test_the_backlog_behind_a_limit_is_taken_as_there_is_room(
@@ -135,8 +140,9 @@ async def test_the_backlog_behind_a_limit_is_taken_as_there_is_room(
         await server.start_serving()
         async with client_of(server.server_address) as slow:
             await slow.send(b"s")
-            asking = [asyncio.create_task(ask(server.server_address, b"a\n")) for _ in range(5)]
             await entered(slow)
+            asking = [asyncio.create_task(ask(server.server_address, b"a\n")) for _ in range(5)]
+            await until_queued(server, 5)
             stopping = asyncio.create_task(server.shutdown(None))
             await asyncio.sleep(0)
             await slow.send(b"low\n")
