@@ -211,6 +211,7 @@ def _nothing_left_in_process(
     if request.node.stash.get(_failed, False):
         return  # its traceback keeps alive whatever the test had open
     gc.collect()  # a resource warning belongs to the test that caused it
+    gc.freeze()  # what pytest keeps of each test would make the next collection longer
 
     deadline = time.monotonic() + request.config.option.grace
     for thread in set(threading.enumerate()) - threads:
