@@ -11,13 +11,14 @@ import socket
 from ._log_records import request_id
 from .datagram_server import UDPServer
 from .datagram_socket import DatagramSocket
+from .draining import ShutdownReport
 from .errors import LimitExceeded, TimedOut
 from .files import SocketReader, SocketWriter
 from .handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from .mixed_servers import ThreadingTCPServer, ThreadingUDPServer
 from .offload import ThreadingMixIn
 from .options import ServerOptions
-from .server import BaseServer, ShutdownReport
+from .server import BaseServer
 from .sockets import StreamSocket
 from .statistics import Statistics
 from .stream_server import TCPServer

@@ -47,6 +47,10 @@ class InProgress:
         begun = current.get()
         self.id = next(_ids) if begun is None else begun.id
 
+    def log_extra(self) -> dict[str, Any]:
+        """The `extra` of a log record about it, of code that serves another one or none."""
+        return {"client_address": self.client_address, "request_id": self.id}
+
     def cancel(self) -> None:
         """Ask it to end."""
         raise NotImplementedError
@@ -226,7 +230,7 @@ class RequestsInProgress(set[InProgress]):
         connection = request.request
         if isinstance(connection, StreamSocket):
             statistics.received_before += connection._received
-            statistics.sent_before += connection._sent + connection._queue.sent
+            statistics.sent_before += connection._total_sent()
         if self._watched:
             if self.hosts is not None:
                 self.hosts.remove(request.client_address)

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
-from ._in_progress import InProgress, current
-
-
-def about(request: InProgress) -> dict[str, Any]:
-    """The `extra` of a record about a request that the running code does not serve."""
-    return {"client_address": request.client_address, "request_id": request.id}
+from ._in_progress import current
 
 
 class _NameRequest(logging.Filter):

@@ -13,15 +13,17 @@ import os
 import select
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._plain_socket import PlainSocket
 from ._readiness import is_ready
 from ._send_queue import SendQueue
 from ._time_limits import TimeLimits, WaitTimeout
-from ._tls_channel import TLSChannel
 from ._waiter import GIVE_WAY, Waiter
 from .errors import TimedOut
+
+if TYPE_CHECKING:
+    from ._tls_channel import TLSChannel
 
 # What one connection may do before the others get their turn: bytes moved, and a
 # price for each call, so that a client that blasts a handler doing recv(64) is no

@@ -59,6 +59,6 @@ class RequestTimes:
             "%r, which serves %r, goes on after the server's request_timeout: it is cut",
             request,
             request.client_address,
-            extra={"client_address": request.client_address, "request_id": request.id},
+            extra=request.log_extra(),
         )
         request.abort()

@@ -74,15 +74,15 @@ class TLSChannel:
 
     # The handshake, whose bytes others carry
 
-    def shake_hands(self, received: bytes | None) -> tuple[bool, bytes]:
-        """One step, with what the client has sent (None: nothing yet; b"": its end).
+    def shake_hands(self, received: bytes) -> tuple[bool, bytes]:
+        """One step, with what the client has sent (b"": its end).
 
         Returns whether it is done, and what has to be sent to the client. When the
         handshake fails, `alert` has the last words.
         """
         if received:
             self._incoming.write(received)
-        elif received is not None:
+        else:
             self._incoming.write_eof()
         try:
             self.object.do_handshake()

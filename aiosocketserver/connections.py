@@ -157,7 +157,7 @@ class ConnectionServer(BaseServer):
             return entry.request
         assert self._lingering is not None
         connection = StreamSocket(entry.request, self._lingering, self._limits, entry)
-        if self._draining:
+        if self.draining:
             connection._server_drains()
         return connection
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from ._handler_kinds import HandlerKind
 from ._in_progress import InChild
-from ._log_records import about
 from .children import ChildWatch, leave_servers, start_child
-from .server import logger
 
 if TYPE_CHECKING:
     from .server import BaseServer
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     _Base = BaseServer
 else:
     _Base = object
+
+logger = logging.getLogger("aiosocketserver")
 
 
 class ForkingMixIn(_Base):
@@ -134,7 +135,7 @@ class ForkingMixIn(_Base):
                 pid,
                 entry.client_address,
                 os.WTERMSIG(status),
-                extra=about(entry),
+                extra=entry.log_extra(),
             )
         self._requests.ended(entry)
 

@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import select
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NamedTuple, Self, Unpack
+from typing import Any, Self, Unpack
 
 from ._handler_kinds import handler_kind
-from ._in_progress import InProgress, RequestsInProgress, current
-from ._log_records import about
+from ._in_progress import RequestsInProgress
 from ._readiness import is_ready, until_readable
 from ._request_times import RequestTimes
 from .children import live_servers
+from .draining import DrainingServer
 from .options import ServerOptions, apply_options
-from .pipeline import RequestPipeline, awaitable
-from .sockets import StreamSocket
+from .pipeline import awaitable
 from .statistics import Statistics
 
-logger = logging.getLogger("aiosocketserver")
 
-# Seconds that a handler has after it was cancelled, and again after its connection was
-# closed under it, before `shutdown` gives it up.
-_GRACE = 1.0
-
-# Told apart from None, which means no deadline.
-_OWN_TIMEOUT: Any = object()
-
-
-class ShutdownReport(NamedTuple):
-    """What became of the requests that were in progress when a shutdown began, or waited."""
-
-    finished: int
-    """Those that ended by themselves."""
-
-    cut: int
-    """Those that were cancelled at the deadline."""
-
-    abandoned: int
-    """Those among them that went on even so."""
-
-
-class BaseServer(RequestPipeline):
+class BaseServer(DrainingServer):
     """Base class of all servers: socketserver's hooks on an event loop.
 
     Methods for the caller, coroutines unless said otherwise:
@@ -102,8 +78,6 @@ class BaseServer(RequestPipeline):
 
     timeout: float | None = None
 
-    shutdown_timeout: float | None = 5.0
-
     request_timeout: float | None = None
 
     max_line_size: int
@@ -129,17 +103,8 @@ class BaseServer(RequestPipeline):
         self.RequestHandlerClass = RequestHandlerClass
         self.statistics = Statistics()
         self._requests = RequestsInProgress(self._room_made, self.statistics)
-        self._serving = False
         self._waiting_for_one = False
         self._closed = False
-        # Set while serve_forever() waits.
-        self._ended: asyncio.Future[None] | None = None
-        self._fatal: BaseException | None = None
-        # Requests whose own code waits in shutdown(), which waits for none of them.
-        self._shutting_down: set[InProgress] = set()
-        self._loop_thread: int | None = None
-        self._draining = False
-        self.drain_event = asyncio.Event()
         live_servers.add(self)
 
     # Serving
@@ -194,8 +159,6 @@ class BaseServer(RequestPipeline):
             self._attach(loop)
         try:
             self._start_accepting(loop)
-            self._draining = False
-            self.drain_event.clear()
             self._serving = True
         except BaseException as error:
             self._stop_accepting()
@@ -211,127 +174,16 @@ class BaseServer(RequestPipeline):
             self._loop = loop
             self._thread_slots = None
             self._requests.forget_ended()
-            # One that has been waited for belongs to its loop.
-            self.drain_event = asyncio.Event()
             if self.request_timeout is not None:
                 times = RequestTimes(loop, self.request_timeout, self._on_timed_out)
                 self._requests.limit_times(times)
+            # One that has been waited for belongs to its loop.
+            self.drain_event = asyncio.Event()
             self._loop_changed(loop)
+        self.drain_event.clear()
         self._loop_thread = threading.get_ident()
         self._kind = handler_kind(self.RequestHandlerClass, mix_in=self._runs_legacy)
         self._look_at_overrides()
-
-    @property
-    def draining(self) -> bool:
-        """Whether a shutdown has begun: handlers should end as soon as they can.
-
-        May be read in any thread. `drain_event` is the same to wait for on the loop;
-        see also `StreamSocket.end_when_draining`.
-        """
-        return self._draining
-
-    def shutdown(self, timeout: float | None = _OWN_TIMEOUT) -> Coroutine[Any, Any, ShutdownReport]:
-        """Stop accepting, wait for the handlers, cut those that remain; a coroutine.
-
-        Connections that the kernel's backlog holds are taken first. Handlers then have
-        `timeout` seconds (default: `shutdown_timeout`; None: no limit) to end before
-        they are cancelled; one that goes on even so loses its connection, and is at
-        last reported to the log and left alone. Returns when all is gone, with what
-        became of the requests, and `serve_forever` returns with it. The listening
-        socket stays open, and `serve_forever` may follow.
-
-        Called by a handler, directly or in a task of its own, it does not wait for
-        that handler. Before the server serves, and again, it does nothing. It belongs
-        to the loop's thread: in a legacy handler it raises RuntimeError, and
-        `server.run_on_loop(server.shutdown)` does it.
-        """
-        if self._serving and threading.get_ident() != self._loop_thread:
-            raise RuntimeError(
-                "shutdown() was called outside the loop's thread: call "
-                "server.run_on_loop(server.shutdown), which is thread-safe"
-            )
-        return self._shutdown(self.shutdown_timeout if timeout is _OWN_TIMEOUT else timeout)
-
-    async def _shutdown(self, timeout: float | None) -> ShutdownReport:
-        report = await self._end_requests(timeout)
-        if self._ended is None:
-            await self._raise_fatal()
-        elif not self._ended.done():
-            self._ended.set_result(None)
-        return report
-
-    async def _end_requests(self, timeout: float | None) -> ShutdownReport:
-        request = current.get()
-        if request is not None:
-            self._shutting_down.add(request)
-        self._begin_draining()
-        finished = -self.statistics.finished
-        cut = abandoned = 0
-        try:
-            gone = await self._all_gone(timeout)
-            finished += self.statistics.finished
-            if not gone:
-                cut = len(self._requests.awaited(self._shutting_down))
-                abandoned = await self._cut()
-        finally:
-            self._stop_accepting()
-            if request is not None:
-                self._shutting_down.discard(request)
-        self._threads.end_idle()
-        report = ShutdownReport(finished=finished, cut=cut, abandoned=abandoned)
-        if cut:
-            logger.info("shut down: %d requests finished, %d were cut", finished, cut)
-        return report
-
-    def _begin_draining(self) -> None:
-        self._draining = True
-        self.drain_event.set()
-        for entry in self._requests:
-            if isinstance(entry.request, StreamSocket):
-                entry.request._server_drains()
-
-    async def _all_gone(self, timeout: float | None) -> bool:
-        """Accept what still waits, then wait for the end of all; False after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._drain()
-                await self._requests.wait(self._shutting_down)
-                await self._wait_closed()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _drain(self) -> None:
-        """Take what waits to be accepted, then accept nothing more."""
-
-    async def _wait_closed(self) -> None:
-        """Return when the sockets of the requests that have ended are closed."""
-
-    async def _cut(self) -> int:
-        """End what is still in progress, by force if it must be; how many go on even so."""
-        self._stop_accepting()
-        for request in self._requests.awaited(self._shutting_down):
-            request.cancel()
-        if await self._all_gone(_GRACE):
-            return 0
-        for request in self._requests.awaited(self._shutting_down):
-            request.abort()
-        self._abort_closing()
-        if await self._all_gone(_GRACE):
-            return 0
-        self._abort_closing()
-        abandoned = self._requests.awaited(self._shutting_down)
-        for request in abandoned:
-            logger.error(
-                "%r, which serves %r, did not end when it was cut, and is abandoned",
-                request,
-                request.client_address,
-                extra=about(request),
-            )
-        return len(abandoned)
-
-    def _abort_closing(self) -> None:
-        """Close the sockets that are still on their way to being closed."""
 
     async def handle_request(self) -> None:
         """Serve one request and return when it has been served.
@@ -403,23 +255,6 @@ class BaseServer(RequestPipeline):
         finally:
             self.server_close()
 
-    def _stop_because_of(self, error: BaseException) -> None:
-        """SystemExit or KeyboardInterrupt in a handler: serve_forever() raises it at the end."""
-        if self._fatal is None:
-            self._fatal = error
-        self._suspend_accepting()
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
-
-    async def _raise_fatal(self) -> None:
-        # The first one, if the end brings more of them.
-        error = self._fatal
-        if error is not None:
-            await self._end_requests(self.shutdown_timeout)
-            if self._fatal is error:
-                self._fatal = None
-                raise error
-
     # Hooks of the server's own socket
 
     def server_activate(self) -> None:
@@ -452,14 +287,6 @@ class BaseServer(RequestPipeline):
 
     def _check_listening(self) -> None:
         """Raise RuntimeError when the socket cannot accept requests."""
-
-    def _suspend_accepting(self) -> None:
-        """Accept nothing for now; what waits in the kernel can still be drained."""
-        raise NotImplementedError
-
-    def _stop_accepting(self) -> None:
-        """Accept nothing more."""
-        self._serving = False
 
     async def _serve_one(self, request: Any, client_address: Any) -> None:
         raise NotImplementedError

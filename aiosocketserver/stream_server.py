@@ -224,9 +224,13 @@ class TCPServer(ConnectionServer):
                 "server_bind() and server_activate() first, as bind_and_activate=True does"
             )
 
+    def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
+        super()._loop_changed(loop)
+        # Connections have it from the socket that they are accepted on.
+        addresses.keep_alive(self.socket, self.tcp_keep_alive)
+
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._listener is None:
-            addresses.keep_alive(self.socket, self.tcp_keep_alive)
             self._timeout_before_serving = self.socket.gettimeout()
             self.socket.setblocking(False)
             self._listener = Listener(

@@ -194,6 +194,18 @@ async def test_the_event_can_be_waited_for_and_is_cleared_by_serving_again() -> 
             assert not server.draining
 
 
+async def test_one_request_after_a_shutdown_is_not_hurried() -> None:
+    async with TCPServer(LOCALHOST, Polite) as server:
+        await server.start_serving()
+        await server.shutdown()
+        one = asyncio.create_task(server.handle_request())
+        async with echoed(server) as client:
+            assert not server.draining
+            await client.send(b"y\n")
+            assert await client.receive(2) == b"y\n"
+        await one
+
+
 async def test_a_legacy_handler_can_look() -> None:
     class Looks(socketserver.BaseRequestHandler):
         def handle(self) -> None:
