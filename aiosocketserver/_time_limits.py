@@ -7,16 +7,18 @@ not wake anybody up: see `WaitTimeout`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import math
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from ._readiness import is_ready
 from ._waiter import CLOCK_RESOLUTION
+from .errors import TimedOut
 
 # A timer that comes this many seconds late says that the loop was blocked: the peer had
 # no chance to be served, and gets the time back.
@@ -72,6 +74,32 @@ class Deadline:
             self._on_late()
         else:
             self._handle = self._loop.call_later(late, self._check)
+
+
+@contextlib.asynccontextmanager
+async def time_limit(
+    loop: asyncio.AbstractEventLoop, option: str, seconds: float | None
+) -> AsyncGenerator[None]:
+    """Raise TimedOut when the body takes longer than the server's `option` allows.
+
+    As `asyncio.timeout`, but for the time that a blocked loop takes (see `Deadline`).
+    """
+    scope = asyncio.timeout(None)
+
+    def end() -> None:
+        scope.reschedule(loop.time())
+
+    deadline = None if seconds is None else Deadline(loop, seconds, end)
+    try:
+        async with scope:
+            yield
+    except TimeoutError:
+        if scope.expired():
+            raise TimedOut(option) from None
+        raise
+    finally:
+        if deadline is not None:
+            deadline.cancel()
 
 
 class WaitTimeout:

@@ -11,7 +11,7 @@ import contextlib
 
 from ._readiness import until_readable, until_writable
 from ._ssl import ssl
-from .errors import TimedOut
+from ._time_limits import time_limit
 
 
 async def shake_hands(secured: ssl.SSLSocket, timeout: float | None) -> None:
@@ -21,21 +21,15 @@ async def shake_hands(secured: ssl.SSLSocket, timeout: float | None) -> None:
     """
     loop = asyncio.get_running_loop()
     secured.setblocking(False)
-    scope = asyncio.timeout(timeout)
-    try:
-        async with scope:
-            while True:
-                try:
-                    secured.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    await until_readable(loop, secured.fileno())
-                except ssl.SSLWantWriteError:
-                    await until_writable(loop, secured.fileno())
-    except TimeoutError:
-        if scope.expired():
-            raise TimedOut("handshake_timeout") from None
-        raise
+    async with time_limit(loop, "handshake_timeout", timeout):
+        while True:
+            try:
+                secured.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await until_readable(loop, secured.fileno())
+            except ssl.SSLWantWriteError:
+                await until_writable(loop, secured.fileno())
     secured.setblocking(True)
 
 
