@@ -18,6 +18,7 @@ from .handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestH
 from .mixed_servers import ThreadingTCPServer, ThreadingUDPServer
 from .offload import ThreadingMixIn
 from .options import ServerOptions
+from .proxy_protocol import ProxyHeader, proxy_header
 from .server import BaseServer
 from .sockets import StreamSocket
 from .statistics import Statistics
@@ -31,6 +32,7 @@ __all__ = [
     "DatagramRequestHandler",
     "DatagramSocket",
     "LimitExceeded",
+    "ProxyHeader",
     "ServerOptions",
     "ShutdownReport",
     "SocketReader",
@@ -44,6 +46,7 @@ __all__ = [
     "ThreadingUDPServer",
     "TimedOut",
     "UDPServer",
+    "proxy_header",
     "request_id",
 ]
 

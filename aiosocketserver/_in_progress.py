@@ -219,6 +219,13 @@ class RequestsInProgress(set[InProgress]):
             if self.times is not None:
                 self.times.begun(request)
 
+    def readdress(self, request: InProgress, client_address: Any) -> None:
+        """Tell whose it really is, as a proxy says."""
+        if self.hosts is not None:
+            self.hosts.remove(request.client_address)
+            self.hosts.add(client_address)
+        request.client_address = client_address
+
     def ended(self, request: InProgress) -> None:
         """Take one out, and tell who waits for that."""
         try:

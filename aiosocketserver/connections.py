@@ -7,20 +7,23 @@ import errno
 import functools
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import copy_context
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from ._handler_kinds import HandlerKind
 from ._in_progress import InTask, current
 from ._plain_socket import mark
+from ._proxies import TrustedProxies, read_header
 from ._readiness import is_ready
 from ._ssl import ssl
-from ._time_limits import NO_LIMITS, TimeLimits, limit_blocking, option_that_struck
+from ._time_limits import NO_LIMITS, TimeLimits, limit_blocking, option_that_struck, time_limit
 from ._tls_handshake import shake_hands
+from .addresses import AF_UNIX
 from .errors import TimedOut
 from .lingering import LingeringSockets
 from .options import ServerOptions
+from .proxy_protocol import ProxyHeaderError, current_header
 from .server import BaseServer
 from .sockets import StreamSocket
 from .tls import ContextSource
@@ -34,6 +37,7 @@ class ConnectionServer(BaseServer):
     Class variables, also keywords of the constructor: see `TCPServer`
     """
 
+    address_family: int
     linger_timeout: float = 2.0
     max_connections: int | None = None
     max_connections_per_host: int | None = None
@@ -44,10 +48,14 @@ class ConnectionServer(BaseServer):
     read_timeout: float | None = None
     idle_timeout: float | None = None
     write_timeout: float | None = 60.0
+    proxy_protocol: Literal["off", "optional", "required"] = "off"
+    proxy_trusted: Collection[str] = ()
+    proxy_timeout: float | None = 5.0
 
     _limits: TimeLimits = NO_LIMITS
     _lingering: LingeringSockets | None = None
     _tls: ContextSource | None = None
+    _proxies: TrustedProxies | None = None
 
     def __init__(
         self,
@@ -65,6 +73,15 @@ class ConnectionServer(BaseServer):
                 f"{type(self).__qualname__}.tls_reload_interval needs an ssl_context that tells "
                 "its `files`, as aiosocketserver.CertificateFiles(certfile, keyfile)"
             )
+        if self.proxy_protocol != "off":
+            if not (self.proxy_trusted or self.address_family == AF_UNIX):
+                raise ValueError(
+                    f"{type(self).__qualname__}.proxy_protocol needs proxy_trusted, the networks "
+                    'of the proxies, as ["10.1.0.0/16", "fd00::/8"]: anybody else could pretend '
+                    "to be any client"
+                )
+            self._proxies = TrustedProxies(self.proxy_trusted)
+            self._asks_proxies = True
 
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
         self._lingering = LingeringSockets(loop, self.linger_timeout, on_closed=self._room_made)
@@ -90,31 +107,47 @@ class ConnectionServer(BaseServer):
             _ = self._start_request(request, client_address)
 
     def _admits(self, request: Any, client_address: Any) -> bool:
-        """Whether a connection may be served; closes it if it may not."""
+        """Whether a connection may be served, as far as its peer tells; closes it if it may not."""
+        if self._proxies is None:
+            reason = self._reason_to_refuse(client_address)
+        elif self._proxies.trust(client_address):
+            # Its client is looked at when it is known.
+            reason = ""
+        elif self.proxy_protocol == "required":
+            reason = "proxy_trusted"
+        else:
+            reason = self._reason_to_refuse(client_address)
+        if reason:
+            self._refuse(request, client_address, reason)
+        return not reason
+
+    def _reason_to_refuse(self, client_address: Any) -> str:
+        """The option that one more connection of this client would exceed, or nothing."""
         if self.max_connections_per_host is None:
-            return True
+            return ""
         hosts = self._requests.hosts
         if hosts is None:
             hosts = self._requests.count_hosts(self.ipv6_prefix_length)
-        if hosts.of(client_address) < self.max_connections_per_host:
-            return True
-        self.statistics.refused["max_connections_per_host"] += 1
+        enough = hosts.of(client_address) >= self.max_connections_per_host
+        return "max_connections_per_host" if enough else ""
+
+    def _refuse(self, request: Any, client_address: Any, reason: str) -> None:
+        self.statistics.refused[reason] += 1
         try:
-            self.handle_refusal(request, client_address, "max_connections_per_host")
+            self.handle_refusal(request, client_address, reason)
         except Exception:
             logger.exception("handle_refusal() failed")
         except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
             self._stop_because_of(exit_)
         finally:
             self.close_request(request)
-        return False
 
     def handle_refusal(self, request: Any, client_address: Any, reason: str) -> None:
         """Called when a connection is refused, just before it is closed. May be overridden.
 
-        `reason` is the name of the option that it would exceed. On the loop's thread,
-        between two connections that are accepted: it must be quick. The default logs at
-        level DEBUG, because who sends a flood should not fill a disk.
+        `reason` is the name of the option that it would exceed or does not meet. On the
+        loop's thread, between two connections that are accepted: it must be quick. The
+        default logs at level DEBUG, because who sends a flood should not fill a disk.
         """
         logger.debug("a connection of %r was refused: %s", client_address, reason)
 
@@ -149,6 +182,42 @@ class ConnectionServer(BaseServer):
             task.cancel()
             await asyncio.wait([task])
             raise
+
+    async def _is_clients(self, entry: InTask) -> bool:
+        """Learn from the proxy whose connection this is; whether that one may be served."""
+        assert self._loop is not None
+        assert self._proxies is not None
+        if not self._proxies.trust(entry.client_address):
+            return True
+        sock = entry.request
+        if getattr(type(sock), "recv", None) is not socket.socket.recv:
+            raise TypeError(
+                f"proxy_protocol needs plain sockets, and get_request() returned {sock!r}"
+            )
+        required = self.proxy_protocol == "required"
+        try:
+            async with time_limit(self._loop, "proxy_timeout", self.proxy_timeout):
+                header = await read_header(self._loop, sock, required=required)
+        except ProxyHeaderError as error:
+            logger.info("a proxy at %r: %s", entry.client_address, error)
+            self._refuse(sock, entry.client_address, "proxy_protocol")
+            return False
+        except OSError as error:
+            if isinstance(error, TimedOut):
+                if not required:
+                    # A client that waits for the server to speak first.
+                    return True
+                self._on_timed_out(entry, error.option)
+            mark(error, sock)
+            raise
+        current_header.set(header)
+        if header is not None and header.source is not None:
+            reason = self._reason_to_refuse(header.source)
+            if reason:
+                self._refuse(sock, header.source, reason)
+                return False
+            self._requests.readdress(entry, header.source)
+        return True
 
     def _prepared(self, entry: InTask) -> Any:
         if self._kind is not HandlerKind.COROUTINE:

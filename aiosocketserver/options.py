@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
-from collections.abc import Callable, Iterable
-from typing import TypedDict
+from collections.abc import Callable, Collection, Iterable
+from typing import Literal, TypedDict, cast
 
 from ._ssl import has_ssl, ssl
 
@@ -31,6 +32,9 @@ class ServerOptions(TypedDict, total=False):
     max_packet_size: int
     max_queue: int
     max_threads: int | None
+    proxy_protocol: Literal["off", "optional", "required"]
+    proxy_timeout: float | None
+    proxy_trusted: Collection[str]
     read_timeout: float | None
     request_queue_size: int
     request_timeout: float | None
@@ -95,6 +99,21 @@ def _keep_alive(value: object) -> str | None:
     return None if right else "a whole number of seconds, 1 to 32767"
 
 
+def _proxy_protocol(value: object) -> str | None:
+    return None if value in ("off", "optional", "required") else '"off", "optional" or "required"'
+
+
+def _networks(value: object) -> str | None:
+    try:
+        if not isinstance(value, str):
+            for network in cast("Iterable[str]", value):
+                ipaddress.ip_network(network)
+            return None
+    except (TypeError, ValueError):
+        pass
+    return 'a list of networks, as ["10.1.0.0/16", "fd00::/8", "192.0.2.7"]'
+
+
 def _context(value: object) -> str | None:
     if not has_ssl():
         return "None: this Python was built without ssl"
@@ -130,6 +149,9 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
     "max_packet_size": _size,
     "max_queue": _size_or_zero,
     "max_threads": _or_none(_size),
+    "proxy_protocol": _proxy_protocol,
+    "proxy_timeout": _or_none(_seconds_above_zero),
+    "proxy_trusted": _networks,
     "read_timeout": _or_none(_seconds_above_zero),
     "request_queue_size": _size_or_zero,
     "request_timeout": _or_none(_seconds_above_zero),

@@ -57,6 +57,9 @@ class RequestPipeline(Bridge):
     _checks_awaiting = False
     _checks_processing = False
 
+    # Whether a proxy may tell whose connection it is.
+    _asks_proxies = False
+
     # Whether connections are encrypted.
     _secures = False
 
@@ -87,8 +90,12 @@ class RequestPipeline(Bridge):
         """
         if not entry.has_begun:
             entry.begin()
-        request, client_address = entry.request, entry.client_address
+        client_address = entry.client_address
         try:
+            if self._asks_proxies:
+                if not await self._is_clients(entry):
+                    return
+                client_address = entry.client_address
             request = entry.request = self._prepared(entry)
             verified: object = self.verify_request(request, client_address)
             if verified is not True and not await self._is_verified(verified):
@@ -123,6 +130,10 @@ class RequestPipeline(Bridge):
                     "that it should have awaited"
                 )
         return verified
+
+    async def _is_clients(self, entry: InTask) -> bool:
+        """Learn whose request it is that a proxy passes on; whether that one may be served."""
+        raise NotImplementedError
 
     def _prepared(self, entry: InTask) -> Any:
         """What the hooks and the handler get for what `get_request` returned."""

@@ -48,6 +48,15 @@ class TCPServer(ConnectionServer):
       no limit. The excess is closed at once: see `handle_refusal`
     - ipv6_prefix_length: how many leading bits of an IPv6 address tell one host from
       another for `max_connections_per_host`; 64
+    - proxy_protocol: whether connections come through proxies that send a PROXY header
+      first: "off", the default, "required", or "optional" for those that may. From then
+      on `client_address` is the real client's, and `proxy_header()` has all that the
+      header says. With "optional" a proxy's client that says nothing first is served
+      after `proxy_timeout`
+    - proxy_trusted: the networks of those proxies, as `["10.1.0.0/16", "fd00::/8"]`.
+      With "required" nobody else is served, with "optional" others are, and what they
+      send is never taken for a header. Who can reach a Unix socket is trusted
+    - proxy_timeout: seconds that the header may take; 5. None for no limit
     - ssl_context: an `ssl.SSLContext` with which connections are encrypted, or a function
       that makes one, as `CertificateFiles`, which can do it again; None, the default,
       for no encryption. The handshake is part of the connection's own task
