@@ -8,6 +8,7 @@ import socket
 import socketserver
 import ssl
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -225,6 +226,29 @@ async def test_silent_clients_hold_nobody_up_and_are_cut(
             assert await peer.receive_all() == b""
         assert server.statistics.timed_out == {"handshake_timeout": 50}
         assert server.statistics.handshakes_failed == 0
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+async def test_the_time_that_a_blocked_loop_takes_is_not_the_handshakes(
+    certificates: Certificates, legacy: bool
+) -> None:
+    make: Any = ThreadingTCPServer if legacy else TCPServer
+    handler = LegacyEcho if legacy else Echo
+    context = certificates.server_context()
+    server = make(LOCALHOST, handler, ssl_context=context, handshake_timeout=0.5)
+    async with server, client_of(server.server_address) as peer:
+        await server.start_serving()
+        await until(lambda: server.statistics.active)
+        await asyncio.sleep(0.05)  # for it to wait
+        time.sleep(1.0)  # that is the fault
+        for _ in range(3):
+            await asyncio.sleep(0)
+        client = certificates.client_context()
+        _, writer = await asyncio.open_connection(
+            sock=peer.sock.dup(), ssl=client, server_hostname="127.0.0.1"
+        )
+        assert not server.statistics.timed_out
+        writer.transport.abort()
 
 
 async def test_verify_request_comes_before_the_handshake(certificates: Certificates) -> None:

@@ -1,6 +1,6 @@
 """Run the project's checks: `checks.py lint`, or `checks.py test PYTHON...` for all of them.
 
-`test` runs the test suite under each interpreter given, two programs at a time, beside the linters
+`test` runs the test suite under each interpreter given, a few at a time, beside the linters
 and type checkers. Output is kept and printed in a fixed order: the linters first, then the coverage
 of all test runs together, last each test run, so that pytest's summary ends it all.
 """
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-AT_ONCE = 2
+# Tests wait more than they compute: three of their runs keep two processors busy.
+AT_ONCE = 3
 
 
 @dataclass
