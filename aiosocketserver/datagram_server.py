@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ._handler_kinds import HandlerKind
 from ._in_progress import InTask
 from ._plain_socket import is_error_of
+from ._socket_timeouts import put_back, set_while_read
 from .datagram_socket import DatagramSocket, kernel_drops
 from .datagrams import DatagramDispatcher
 from .stream_server import TCPServer
@@ -105,8 +106,7 @@ class UDPServer(TCPServer):
 
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._dispatcher is None:
-            self._timeout_before_serving = self.socket.gettimeout()
-            self.socket.settimeout(self._accept_timeout)
+            self._timeout_before_serving = set_while_read(self.socket, self._accept_timeout)
             self._dispatcher = DatagramDispatcher(
                 loop,
                 self.socket,
@@ -136,7 +136,7 @@ class UDPServer(TCPServer):
             self._dispatcher.end()
             self._dispatcher = None
             if self.socket.fileno() >= 0:
-                self.socket.settimeout(self._timeout_before_serving)
+                put_back(self.socket, self._timeout_before_serving)
 
     async def _drain(self) -> None:
         if self._dispatcher is not None:

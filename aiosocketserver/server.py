@@ -15,6 +15,7 @@ from ._handler_kinds import handler_kind
 from ._in_progress import RequestsInProgress
 from ._readiness import is_ready, until_readable
 from ._request_times import RequestTimes
+from ._socket_timeouts import put_back, set_while_read
 from .children import live_servers
 from .draining import DrainingServer
 from .options import ServerOptions, apply_options
@@ -221,8 +222,7 @@ class BaseServer(DrainingServer):
 
     async def _next_request(self, loop: asyncio.AbstractEventLoop) -> tuple[Any, Any]:
         descriptor = self.fileno()
-        before = self.socket.gettimeout()
-        self.socket.settimeout(self._accept_timeout)
+        timeout = set_while_read(self.socket, self._accept_timeout)
         try:
             while True:
                 # What waits already is taken even with a time-out of 0.
@@ -236,7 +236,7 @@ class BaseServer(DrainingServer):
         except NotImplementedError as error:
             raise cannot_watch(loop) from error
         finally:
-            self.socket.settimeout(before)
+            put_back(self.socket, timeout)
 
     # What Python's time-out of the listening socket has to be while the loop reads it.
     _accept_timeout: float | None = 0.0

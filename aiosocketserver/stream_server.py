@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeGuard, Unpack, cast
 
 from . import addresses
+from ._socket_timeouts import put_back, set_while_read
 from ._ssl import has_ssl, ssl
 from ._tls_handshake import say_end
 from .connections import ConnectionServer
@@ -240,8 +241,7 @@ class TCPServer(ConnectionServer):
 
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._listener is None:
-            self._timeout_before_serving = self.socket.gettimeout()
-            self.socket.setblocking(False)
+            self._timeout_before_serving = set_while_read(self.socket, self._accept_timeout)
             self._listener = Listener(
                 loop,
                 self.socket,
@@ -271,7 +271,7 @@ class TCPServer(ConnectionServer):
             self._listener.stop()
             self._listener = None
             if self.socket.fileno() >= 0:
-                self.socket.settimeout(self._timeout_before_serving)
+                put_back(self.socket, self._timeout_before_serving)
 
     async def _drain(self) -> None:
         if self._listener is not None:

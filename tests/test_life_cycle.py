@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import socketserver
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -151,7 +152,26 @@ async def test_the_base_class_alone_cannot_serve() -> None:
         await BaseServer(None, Upper).start_serving()
 
 
-async def test_the_listening_socket_blocks_again_after_serving() -> None:
+async def test_processes_that_share_a_socket_do_not_make_each_other_block() -> None:
+    """O_NONBLOCK is of the open socket, and not of a process's descriptor."""
+    async with TCPServer(LOCALHOST, Upper) as server:
+        other = TCPServer(server.server_address, Upper, bind_and_activate=False)
+        other.socket.close()
+        other.socket = server.socket.dup()
+        async with other:
+            await server.start_serving()
+            await other.start_serving()
+            await other.shutdown()
+            assert not os.get_blocking(server.fileno())
+            assert await ask(server.server_address, b"a") == b"A"
+            await server.shutdown()
+            one = asyncio.create_task(other.handle_request())
+            assert await ask(server.server_address, b"a") == b"A"
+            await one
+            assert not os.get_blocking(server.fileno())
+
+
+async def test_the_time_out_of_the_listening_socket_is_put_back_after_serving() -> None:
     async with TCPServer(LOCALHOST, Upper) as server:
         server.socket.settimeout(7)
         await server.start_serving()
