@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -18,15 +19,17 @@ from ._hosts import HostCounts
 from ._request_times import RequestTimes
 from .children import ChildWatch
 from .sockets import StreamSocket
-from .statistics import Statistics
+from .statistics import RequestEnd, Statistics
 
 _ids = itertools.count(1)
+
+logger = logging.getLogger("aiosocketserver")
 
 
 class InProgress:
     """One request that is being served, until everything of it is over."""
 
-    __slots__ = ("__weakref__", "begun_at", "client_address", "id", "request")
+    __slots__ = ("__weakref__", "begun_at", "client_address", "id", "outcome", "request")
 
     # Whether `shutdown` waits for it.
     awaited = True
@@ -40,12 +43,22 @@ class InProgress:
     # On the clock of time.monotonic(), set when it is taken in.
     begun_at: float
 
+    # What became of it (see `RequestEnd`); nothing when it goes on in a thread or child.
+    outcome: str
+
     def __init__(self, request: Any, client_address: Any) -> None:
         self.request = request
         self.client_address = client_address
-        # That of the task that it goes on from, if there is one.
-        begun = current.get()
-        self.id = next(_ids) if begun is None else begun.id
+        self.outcome = "finished"
+        # The task that it goes on from, if there is one.
+        task = current.get()
+        if task is None:
+            self.id = next(_ids)
+            self.begun_at = monotonic()
+        else:
+            self.id = task.id
+            self.begun_at = task.begun_at
+            task.outcome = ""
 
     def log_extra(self) -> dict[str, Any]:
         """The `extra` of a log record about it, of code that serves another one or none."""
@@ -78,6 +91,7 @@ class InTask(InProgress):
         self.request = request
         self.client_address = client_address
         self.id = next(_ids)
+        self.outcome = "finished"
         self.task = task
         # What the task calls when it ends without having begun.
         self.on_unbegun: Callable[[asyncio.Task[None]], object] | None = None
@@ -172,6 +186,13 @@ class InChild(InProgress):
 current: ContextVar[InProgress | None] = ContextVar("aiosocketserver_request", default=None)
 
 
+def set_outcome(outcome: str) -> None:
+    """Tell what becomes of the request that the running code serves, if it serves one."""
+    request = current.get()
+    if request is not None:
+        request.outcome = outcome
+
+
 class RequestsInProgress(set[InProgress]):
     """The set of them. It belongs to the loop's thread.
 
@@ -188,6 +209,8 @@ class RequestsInProgress(set[InProgress]):
         self.hosts: HostCounts | None = None
         # Set where the time of each request is limited.
         self.times: RequestTimes | None = None
+        # Told of each that has ended, on the loop.
+        self.observers: list[Callable[[RequestEnd], object]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._on_room = on_room
 
@@ -207,8 +230,8 @@ class RequestsInProgress(set[InProgress]):
     def begun(self, request: InProgress) -> None:
         """Take one in."""
         self.add(request)
-        request.begun_at = monotonic()
         if request.counts:
+            request.begun_at = monotonic()
             statistics = self._statistics
             statistics.accepted += 1
             if len(self) > statistics.peak:
@@ -233,7 +256,11 @@ class RequestsInProgress(set[InProgress]):
         except KeyError:
             return
         statistics = self._statistics
-        statistics.handling_time += monotonic() - request.begun_at
+        if request.outcome:
+            seconds = monotonic() - request.begun_at
+            statistics.handling_time += seconds
+            if self.observers:
+                self._tell(request, seconds)
         connection = request.request
         if isinstance(connection, StreamSocket):
             statistics.received_before += connection._received
@@ -247,6 +274,19 @@ class RequestsInProgress(set[InProgress]):
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _tell(self, request: InProgress, seconds: float) -> None:
+        received = sent = None
+        if isinstance(request.request, StreamSocket):
+            received, sent = request.request._received, request.request._total_sent()
+        end = RequestEnd(
+            request.client_address, request.id, seconds, request.outcome, received, sent
+        )
+        for observer in self.observers:
+            try:
+                observer(end)
+            except Exception:
+                logger.exception("an observer of requests failed")
 
     def forget_ended(self) -> None:
         """Forget the threads that ended when there was no loop any more."""

@@ -7,12 +7,12 @@ import errno
 import functools
 import logging
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextvars import copy_context
 from typing import Any, Literal, Unpack
 
 from ._handler_kinds import HandlerKind
-from ._in_progress import InTask, current
+from ._in_progress import InTask, current, set_outcome
 from ._plain_socket import mark
 from ._proxies import TrustedProxies, read_header
 from ._readiness import is_ready
@@ -57,6 +57,9 @@ class ConnectionServer(BaseServer):
     _tls: ContextSource | None = None
     _proxies: TrustedProxies | None = None
 
+    # Those that have one `max_connections` together, this one among them.
+    _sharing: Sequence[ConnectionServer] = ()
+
     def __init__(
         self,
         server_address: Any,
@@ -97,9 +100,16 @@ class ConnectionServer(BaseServer):
         limit = super()._max_requests()
         if self.max_connections is None:
             return limit
-        # One that is closing still has its descriptor, and what the kernel keeps for it.
-        closing = 0 if self._lingering is None else len(self._lingering)
-        return min(limit, self.max_connections - closing)
+        taken = sum(len(s._requests) + s._closing() for s in self._sharing if s is not self)
+        return min(limit, self.max_connections - self._closing() - taken)
+
+    def _resume(self) -> None:
+        """Accept again if there is room."""
+        raise NotImplementedError
+
+    def _closing(self) -> int:
+        """How many connections are closing; each has its descriptor, and its kernel's buffers."""
+        return 0 if self._lingering is None else len(self._lingering)
 
     def _on_connection(self, request: Any, client_address: Any) -> None:
         """Serve a connection that was accepted, unless its host has enough of them."""
@@ -133,6 +143,7 @@ class ConnectionServer(BaseServer):
 
     def _refuse(self, request: Any, client_address: Any, reason: str) -> None:
         self.statistics.refused[reason] += 1
+        set_outcome("refused")
         try:
             self.handle_refusal(request, client_address, reason)
         except Exception:
@@ -254,6 +265,7 @@ class ConnectionServer(BaseServer):
     def _count_failure(self, error: BaseException, request: Any) -> None:
         if self._secures and isinstance(error, ssl.SSLError) and not _is_secured(request):
             self.statistics.handshakes_failed += 1
+            set_outcome("handshake")
         else:
             super()._count_failure(error, request)
 
@@ -302,3 +314,9 @@ def _is_secured(request: Any) -> bool:
     if isinstance(request, ssl.SSLSocket):
         return request.version() is not None
     return isinstance(request, StreamSocket) and request.ssl_object is not None
+
+
+def share_max_connections(servers: Sequence[ConnectionServer]) -> None:
+    """Have the `max_connections` of each be for all of them together, before they serve."""
+    for server in servers:
+        server._sharing = servers

@@ -27,8 +27,9 @@ class UDPServer(TCPServer):
     - allow_reuse_address: False, as in socketserver: on UDP it would let another
       process take the port over
     - max_packet_size: bytes of a datagram that are received, the rest is cut off; 8192
-    - max_concurrency: handlers at once, also in threads or children; 1024
-    - max_queue: datagrams that wait for one of them, before the newest is dropped and
+    - max_concurrency: datagrams that are served at once, also in threads or children;
+      1024
+    - max_queue: datagrams that wait to be served, before the newest is dropped and
       counted; 1024
 
     A class variable without a keyword:

@@ -134,6 +134,7 @@ class DrainingServer(RequestPipeline):
         """End what is still in progress, by force if it must be; how many go on even so."""
         self._stop_accepting()
         for request in self._requests.awaited(self._shutting_down):
+            request.outcome = "cut"
             request.cancel()
         if await self._all_gone(_GRACE):
             return 0

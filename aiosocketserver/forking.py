@@ -37,9 +37,9 @@ class ForkingMixIn(_Base):
 
     Class variables, each also a keyword of the constructor:
 
-    - max_children: 40, as in socketserver; at the limit the server stops accepting and
-      the kernel's backlog holds the rest
-    - block_on_close: True. With False, `shutdown` does not wait for the children
+    - max_children: children at once; 40, as in socketserver. At the limit the server
+      stops accepting and the kernel's backlog holds the rest
+    - block_on_close: whether `shutdown` waits for the children; True
 
     Instance variables:
 
@@ -127,6 +127,7 @@ class ForkingMixIn(_Base):
         if entry.watch is not None:
             entry.watch.close()
         if status:
+            entry.outcome = "failed"
             with self._statistics_lock:
                 self.statistics.handlers_failed += 1
         if os.WIFSIGNALED(status):

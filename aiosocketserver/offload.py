@@ -37,12 +37,14 @@ class ThreadingMixIn(_Base):
 
     Class variables, each also a keyword of the constructor:
 
-    - daemon_threads: False. Threads of requests that are daemons do not delay the
-      interpreter's exit, and `shutdown` does not wait for them
-    - block_on_close: True. With False, `shutdown` does not wait for the threads
-    - max_threads: None, no limit, as in socketserver: a fixed number would hang the
-      first client above it while the others keep their connections open
-    - reuse_threads: True. With False each request gets a new thread
+    - daemon_threads: whether the threads of requests are daemons, which do not delay
+      the interpreter's exit and which `shutdown` does not wait for; False
+    - block_on_close: whether `shutdown` waits for threads and children; True
+    - max_threads: threads at once; None, the default, for no limit, as in socketserver:
+      a fixed number would hang the first client above it while the others keep their
+      connections open
+    - reuse_threads: whether a thread serves one request after another; True. With False
+      each gets a new one
     """
 
     daemon_threads: bool = False
@@ -82,6 +84,8 @@ class ThreadingMixIn(_Base):
                 reuse=self.reuse_threads,
             )
         except BaseException:
+            # It ends where it began.
+            entry.outcome = ""
             self._requests.ended(entry)
             raise
         return None

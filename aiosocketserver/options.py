@@ -175,8 +175,7 @@ def apply_options(server: object, given: ServerOptions) -> None:
     for a value that makes no sense, wherever it was set.
     """
     name_of_class = type(server).__qualname__
-    without: frozenset[str] = getattr(server, "without_options", frozenset())
-    known = [name for name in _CHECKS if hasattr(server, name) and name not in without]
+    known = known_options(server)
     for name, value in given.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -186,11 +185,22 @@ def apply_options(server: object, given: ServerOptions) -> None:
     check_options(server, known)
 
 
+def known_options(server: object) -> list[str]:
+    """The names of the options that a server has, or all servers of a class."""
+    without: frozenset[str] = getattr(server, "without_options", frozenset())
+    return [name for name in _CHECKS if hasattr(server, name) and name not in without]
+
+
+def what_is_right(name: str, value: object) -> str | None:
+    """What the option should be when `value` makes no sense for it, else None."""
+    return _CHECKS[name](value)
+
+
 def check_options(server: object, names: Iterable[str]) -> None:
     """Raise ValueError for a value on `server` that makes no sense."""
     for name in names:
         value = getattr(server, name)
-        wanted = _CHECKS[name](value)
+        wanted = what_is_right(name, value)
         if wanted is not None:
             raise ValueError(
                 f"{type(server).__qualname__}.{name} must be {wanted}, and is {value!r}"

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any, cast
 
 from ._handler_kinds import HandlerKind, run_legacy
-from ._in_progress import InTask, RequestsInProgress, current
+from ._in_progress import InTask, RequestsInProgress, current, set_outcome
 from ._plain_socket import is_error_of
 from .bridge import Bridge
 from .errors import TimedOut
@@ -99,6 +99,7 @@ class RequestPipeline(Bridge):
             request = entry.request = self._prepared(entry)
             verified: object = self.verify_request(request, client_address)
             if verified is not True and not await self._is_verified(verified):
+                entry.outcome = "refused"
                 self.shutdown_request(request)
                 return
             if self._secures:
@@ -150,6 +151,7 @@ class RequestPipeline(Bridge):
                 # Somebody asked for it: the server, at the end, or who kept the task.
                 return
             if not isinstance(error, Exception | asyncio.CancelledError):
+                set_outcome("failed")
                 self._stop_because_of(error)
                 return
             struck = isinstance(error, TimedOut) or getattr(request, "_expired", "") != ""
@@ -182,8 +184,10 @@ class RequestPipeline(Bridge):
         with self._statistics_lock:
             if self._is_clients_fault(error, request):
                 self.statistics.clients_vanished += 1
+                set_outcome("vanished")
             else:
                 self.statistics.handlers_failed += 1
+                set_outcome("failed")
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
         """Whether this request's own connection raised `error`."""
@@ -225,6 +229,7 @@ class RequestPipeline(Bridge):
     def _tell_timed_out(self, request: Any, client_address: Any, option: str) -> None:
         with self._statistics_lock:
             self.statistics.timed_out[option] += 1
+        set_outcome(option)
         try:
             self.handle_timed_out(request, client_address, option)
         except Exception:

@@ -5,12 +5,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .sockets import StreamSocket
 
 if TYPE_CHECKING:
     from ._in_progress import InProgress
+
+
+class RequestEnd(NamedTuple):
+    """What became of one request."""
+
+    client_address: Any
+
+    request_id: int
+    """The number in log records."""
+
+    seconds: float
+    """From when it was accepted, or received."""
+
+    outcome: str
+    """`finished`, `failed` (the handler), `vanished` (the client), `handshake`, `refused`, `cut`
+    (at a shutdown), or the name of the time-out that struck."""
+
+    bytes_received: int | None
+    """What a coroutine handler received on its connection, without TLS's own."""
+
+    bytes_sent: int | None
+    """What it has sent."""
 
 
 @dataclass(slots=True)

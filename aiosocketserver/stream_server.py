@@ -35,9 +35,9 @@ class TCPServer(ConnectionServer):
     - request_queue_size: connections that the kernel's backlog holds; 1024
       (socketserver: 5, with which a burst of clients waits a second for its SYN to be
       sent again), at most the kernel's `net.core.somaxconn`
-    - allow_reuse_address: True (socketserver: False, so that a restarted server cannot
-      bind for a minute while old connections are in TIME_WAIT)
-    - allow_reuse_port: False
+    - allow_reuse_address: whether a server that is started again may bind while old
+      connections are in TIME_WAIT; True (socketserver: False, and it waits a minute)
+    - allow_reuse_port: whether several processes may bind the same port; False
     - max_line_size: bytes of a line that a handler's `rfile` takes; 64 KiB
     - max_block_size: bytes of a block that a handler's `rfile` takes; 16 MiB
     - linger_timeout: seconds that a closing connection has for each step, so that the
@@ -50,18 +50,20 @@ class TCPServer(ConnectionServer):
     - ipv6_prefix_length: how many leading bits of an IPv6 address tell one host from
       another for `max_connections_per_host`; 64
     - proxy_protocol: whether connections come through proxies that send a PROXY header
-      first: "off", the default, "required", or "optional" for those that may. From then
+      first; "off", the default, "required", or "optional" for those that may. From then
       on `client_address` is the real client's, and `proxy_header()` has all that the
       header says. With "optional" a proxy's client that says nothing first is served
       after `proxy_timeout`
-    - proxy_trusted: the networks of those proxies, as `["10.1.0.0/16", "fd00::/8"]`.
-      With "required" nobody else is served, with "optional" others are, and what they
-      send is never taken for a header. Who can reach a Unix socket is trusted
-    - proxy_timeout: seconds that the header may take; 5. None for no limit
+    - proxy_trusted: networks of the proxies whose header is believed; as
+      `["10.1.0.0/16", "fd00::/8"]`. With "required" nobody else is served, with
+      "optional" others are, and what they send is never taken for a header. Who can
+      reach a Unix socket is trusted
+    - proxy_timeout: seconds that the PROXY header may take; 5. None for no limit
     - ssl_context: an `ssl.SSLContext` with which connections are encrypted, or a function
       that makes one, as `CertificateFiles`, which can do it again; None, the default,
       for no encryption. The handshake is part of the connection's own task
-    - handshake_timeout: seconds that a client has for it; 30. None for no limit
+    - handshake_timeout: seconds that a client has for the TLS handshake; 30. None for no
+      limit
     - tls_reload_interval: seconds between two looks whether the files of `ssl_context`
       have changed, which calls `reload_tls`; None, the default, for none
     - read_timeout: seconds that a line or block may take from its first byte to its
@@ -76,10 +78,11 @@ class TCPServer(ConnectionServer):
     - tcp_keep_alive: seconds of silence after which the kernel asks the client's kernel
       whether it is still there; 60. Four questions in a minute without an answer end
       the connection. None for what the system does (Linux: nothing)
-    - unix_mode: permissions of the path of a Unix socket, as 0o660; None, the default,
+    - unix_mode: permissions of the path of a Unix socket; as 0o660; None, the default,
       for what the umask leaves of 0o777. Who may write to it may connect
-    - unix_owner, unix_group: of the path, by name or number; None, the default, for the
-      process's own
+    - unix_owner: whose the path of a Unix socket is, by name or number; None, the
+      default, for the process's own user
+    - unix_group: which group the path of a Unix socket is of; the same
 
     A class variable without a keyword:
 
@@ -278,6 +281,10 @@ class TCPServer(ConnectionServer):
             await self._listener.drain(self.request_queue_size)
 
     def _room_made(self) -> None:
+        for server in self._sharing or (self,):
+            server._resume()
+
+    def _resume(self) -> None:
         if self._listener is not None:
             self._listener.resume()
 

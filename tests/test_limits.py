@@ -5,6 +5,7 @@ import socket
 import socketserver
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -21,6 +22,7 @@ from aiosocketserver import (
     UnixStreamServer,
 )
 from aiosocketserver._hosts import HostCounts, host_of
+from aiosocketserver.connections import share_max_connections
 from tests.support import Peer, ask, client_of, until
 
 LOCALHOST = ("127.0.0.1", 0)
@@ -275,3 +277,26 @@ def test_counts_are_those_of_the_connections(hosts: list[str]) -> None:
     for host in hosts:
         counts.remove((host, 1))
     assert counts._counts == {}
+
+
+# --- one limit for several servers ---
+
+
+async def test_servers_can_have_one_limit_together(tmp_path: Path) -> None:
+    first = TCPServer(LOCALHOST, Echo, max_connections=2)
+    second = UnixStreamServer(str(tmp_path / "socket"), Echo, max_connections=2)
+    share_max_connections([first, second])
+    async with first, second, AsyncExitStack() as stack:
+        await first.start_serving()
+        await second.start_serving()
+        clients = [await stack.enter_async_context(client_of(first.server_address)) for _ in "ab"]
+        for client in clients:
+            await echoes(client)
+        async with client_of(second.server_address) as waiting:
+            await waiting.send(b"x\n")
+            # There is room nowhere until one of the first server's has ended.
+            clients[0].finish()
+            assert await clients[0].receive_all() == b""
+            clients[0].sock.close()
+            assert await waiting.receive(2) == b"x\n"
+            assert len(first._requests) == len(second._requests) == 1
