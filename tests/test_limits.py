@@ -5,7 +5,6 @@ import socket
 import socketserver
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -23,7 +22,7 @@ from aiosocketserver import (
 )
 from aiosocketserver._hosts import HostCounts, host_of
 from aiosocketserver.connections import share_max_connections
-from tests.support import Peer, ask, client_of, until
+from tests.support import Peer, ask, client_of, until, until_queued
 
 LOCALHOST = ("127.0.0.1", 0)
 
@@ -282,9 +281,9 @@ def test_counts_are_those_of_the_connections(hosts: list[str]) -> None:
 # --- one limit for several servers ---
 
 
-async def test_servers_can_have_one_limit_together(tmp_path: Path) -> None:
+async def test_servers_can_have_one_limit_together() -> None:
     first = TCPServer(LOCALHOST, Echo, max_connections=2)
-    second = UnixStreamServer(str(tmp_path / "socket"), Echo, max_connections=2)
+    second = TCPServer(LOCALHOST, Echo, max_connections=2)
     share_max_connections([first, second])
     async with first, second, AsyncExitStack() as stack:
         await first.start_serving()
@@ -295,6 +294,9 @@ async def test_servers_can_have_one_limit_together(tmp_path: Path) -> None:
         async with client_of(second.server_address) as waiting:
             await waiting.send(b"x\n")
             # There is room nowhere until one of the first server's has ended.
+            await until_queued(second, 1)
+            await echoes(clients[1])
+            assert not second._requests
             clients[0].finish()
             assert await clients[0].receive_all() == b""
             clients[0].sock.close()
