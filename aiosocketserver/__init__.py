@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import TYPE_CHECKING, Any
 
 from ._log_records import request_id
 from .datagram_server import UDPServer
@@ -24,6 +25,9 @@ from .sockets import StreamSocket
 from .statistics import Statistics
 from .stream_server import TCPServer
 from .tls import CertificateFiles
+
+if TYPE_CHECKING:
+    from .deploy import run, serving
 
 __all__ = [
     "BaseRequestHandler",
@@ -48,6 +52,8 @@ __all__ = [
     "UDPServer",
     "proxy_header",
     "request_id",
+    "run",
+    "serving",
 ]
 
 # As in socketserver, a name is there when the system has what it stands for.
@@ -71,3 +77,12 @@ if hasattr(socket, "AF_UNIX"):
         from .mixed_servers import ForkingUnixDatagramServer, ForkingUnixStreamServer
 
         __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
+
+
+def __getattr__(name: str) -> Any:
+    # So that a program which serves by itself does not load them.
+    if name in ("run", "serving"):
+        from . import deploy
+
+        return getattr(deploy, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

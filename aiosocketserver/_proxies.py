@@ -7,7 +7,7 @@ import ipaddress
 import select
 import socket
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from ._readiness import is_ready, until_readable
 from .proxy_protocol import ProxyHeader, ProxyHeaderError, is_header, parse_header
@@ -32,7 +32,8 @@ class TrustedProxies:
         """Whether the peer at this address, as of `accept`, is one of them."""
         if not isinstance(client_address, tuple):
             return True
-        address = ipaddress.ip_address(client_address[0].partition("%")[0])
+        host: str = cast("tuple[str, int]", client_address)[0]
+        address = ipaddress.ip_address(host.partition("%")[0])
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         return any(address in network for network in self._networks)

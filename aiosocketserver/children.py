@@ -62,10 +62,13 @@ def _leave_loop() -> None:
 
 
 def _is_from_loop(handler: Any) -> bool:
-    """Whether a signal handler is one of an event loop, or of the runner that drives it."""
+    """Whether a signal handler is one of an event loop, or of what drives it."""
     while isinstance(handler, functools.partial):
         handler = handler.func
-    owner = type(getattr(handler, "__self__", None)).__module__
+    bound_to = getattr(handler, "__self__", None)
+    if getattr(bound_to, "of_loop", False):
+        return True
+    owner = type(bound_to).__module__
     module = getattr(handler, "__module__", None) or ""
     return any(name.partition(".")[0] in ("asyncio", "uvloop") for name in (owner, module))
 

@@ -200,8 +200,8 @@ class ConnectionServer(BaseServer):
         assert self._proxies is not None
         if not self._proxies.trust(entry.client_address):
             return True
-        sock = entry.request
-        if getattr(type(sock), "recv", None) is not socket.socket.recv:
+        sock: Any = entry.request
+        if not isinstance(sock, socket.socket) or sock.__class__.recv is not socket.socket.recv:
             raise TypeError(
                 f"proxy_protocol needs plain sockets, and get_request() returned {sock!r}"
             )

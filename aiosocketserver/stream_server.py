@@ -95,6 +95,9 @@ class TCPServer(ConnectionServer):
     allow_reuse_address: bool = True
     allow_reuse_port: bool = False
     tcp_keep_alive: int | None = 60
+    # Whether nothing follows the next shutdown.
+    _closes_when_drained = False
+
     max_line_size: int = 64 * 1024
     max_block_size: int = 16 * 1024 * 1024
     unix_mode: int | None = None
@@ -279,6 +282,9 @@ class TCPServer(ConnectionServer):
     async def _drain(self) -> None:
         if self._listener is not None:
             await self._listener.drain(self.request_queue_size)
+            if self._closes_when_drained:
+                # Who comes now is refused at once, and not reset at the end.
+                self.server_close()
 
     def _room_made(self) -> None:
         for server in self._sharing or (self,):

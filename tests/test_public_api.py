@@ -35,6 +35,8 @@ PUBLIC = {
     "UDPServer",
     "proxy_header",
     "request_id",
+    "run",
+    "serving",
     "UnixDatagramServer",
     "UnixStreamServer",
 }

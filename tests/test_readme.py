@@ -1,5 +1,6 @@
 """README.md does what it says: its quick start word for word, and every other Python block."""
 
+import ast
 import asyncio
 import contextlib
 import os
@@ -16,7 +17,9 @@ import pytest
 
 import aiosocketserver
 from tests.compat_support import ask, serving
-from tests.page_support import ROOT, Page
+from tests.deploy_support import ask as ask_port
+from tests.deploy_support import serving_application
+from tests.page_support import PORT, ROOT, Page
 from tests.tls_support import Certificates, tls_client
 
 README = Page("README.md")
@@ -206,15 +209,36 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert await reader.readline() == b"one\n"
 
 
+async def test_behind_a_proxy() -> None:
+    async with README.namespace("Behind a proxy")["server"] as server:
+        header = b"PROXY TCP4 192.0.2.1 127.0.0.1 5 6\r\n"
+        assert await talk(server, header) == [b"hello, 192.0.2.1\n"]
+
+
+def test_as_a_service(tmp_path: Path) -> None:
+    [block] = README.blocks("sh", "As a service")
+    _, command = block.splitlines()
+    program, serve, *arguments = PORT.sub("0", command).replace("9100", "0").split()
+    assert (program, serve) == ("aiosocketserver", "serve")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    with serving_application(tmp_path, *arguments) as running:
+        assert len(running.children()) == 2
+        assert ask_port(running.ports[0], b"hello\n") == b"hello\n"
+        assert (tmp_path / "echo.sock").is_socket()
+        assert running.end() == 0
+
+
 def test_no_python_block_is_left_out() -> None:
     tested = ["Quick start", "Legacy handlers, in threads", "From the loop to a thread, and back"]
-    tested += ["Datagrams", "Unix sockets", "TLS"]
+    tested += ["Datagrams", "Unix sockets", "TLS", "Behind a proxy"]
     tested.insert(1, "Programs that exist")
     assert README.blocks("python") == [README.blocks("python", title)[0] for title in tested]
 
 
 def value_of(cell: str) -> object:
     """The default that a cell of the options table tells: `True` on TCP, 64 KiB, 1024."""
+    if cell.startswith(('`"', "`(")):
+        return ast.literal_eval(cell.strip("`"))
     word, *rest = re.split(r"[ :]+", cell.replace("`", ""))
     if word in ("True", "False", "None"):
         return {"True": True, "False": False, "None": None}[word]

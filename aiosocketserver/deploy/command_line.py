@@ -1,0 +1,242 @@
+"""The command `aiosocketserver`: settings from flags, variables and a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from .. import __name__ as program
+from .errors import StartError, report
+from .exits import CANNOT_START, leave
+from .running import serve as serve_target
+from .settings import (
+    ACCESS_LOGS,
+    LOOPS,
+    Option,
+    Settings,
+    default_binds,
+    read_file,
+    server_options,
+)
+
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(message)s"
+
+_OPTIONS = server_options()
+
+
+class _OptionType(click.ParamType):  # type: ignore[type-arg] # generic since 8.2 only
+    """The value of one option of the servers."""
+
+    def __init__(self, option: Option) -> None:
+        self.option = option
+        self.name = option.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.option.check(self.option.read(value) if isinstance(value, str) else value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Workers(click.ParamType):  # type: ignore[type-arg]
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "auto":
+            return _processors()
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"it must be a number above 0, or auto, and is {value!r}", param, ctx)
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _flag(option: Option) -> click.Option:
+    """The flag for an option of the servers."""
+    dashed = f"--{option.name.replace('_', '-')}"
+    described = f"{option.description[:1].upper()}{option.description[1:]}"
+    about: dict[str, Any] = {
+        "help": f"{described}. [{option.shown_default}]",
+        "envvar": _variable(option.name),
+    }
+    if option.is_flag:
+        return click.Option([f"{dashed}/--no-{dashed[2:]}"], default=None, **about)
+    if option.choices:
+        return click.Option([dashed], type=click.Choice(option.choices), **about)
+    if option.is_list:
+        return click.Option([dashed], multiple=True, metavar=option.metavar, **about)
+    return click.Option([dashed], type=_OptionType(option), **about)
+
+
+def _variable(name: str) -> str:
+    return f"AIOSOCKETSERVER_{name.upper()}"
+
+
+class _ServeCommand(click.Command):
+    """Shows the options of the servers apart from those of the service."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        service: list[tuple[str, str]] = []
+        servers: list[tuple[str, str]] = []
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                (servers if param.name in _OPTIONS else service).append(record)
+        with formatter.section("Service"):
+            formatter.write_dl(service)
+        with formatter.section("Servers"):
+            formatter.write_dl(servers)
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    if path is not None:
+        known = {p.name for p in ctx.command.params if p.name} - {"config", "target"}
+        ctx.default_map = read_file(path, known)
+    return path
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name=program)
+def cli() -> None:
+    """Servers from handler classes."""
+
+
+@cli.command(
+    cls=_ServeCommand,
+    epilog="Each option is a variable too, as AIOSOCKETSERVER_MAX_CONNECTIONS for "
+    "--max-connections, and a key of the TOML file. The command line comes first, "
+    "then the variables, then the file. 'none' stands for no limit.",
+)
+@click.argument("target")
+@click.option(
+    "--bind",
+    multiple=True,
+    metavar="URL",
+    envvar=_variable("bind"),
+    help="Where to listen: tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix://PATH, "
+    "unix-dgram://PATH, fd://NUMBER or systemd://NAME; may be given several times. "
+    "[what systemd passes, else tcp://127.0.0.1:9999]",
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    is_eager=True,
+    callback=_read_config,
+    envvar=_variable("config"),
+    help="A TOML file with settings.",
+)
+@click.option(
+    "--workers",
+    type=_Workers(),
+    default=1,
+    envvar=_variable("workers"),
+    help="Processes that serve, or auto: one for each processor. [1]",
+)
+@click.option(
+    "--loop",
+    type=click.Choice(LOOPS),
+    default="auto",
+    envvar=_variable("loop"),
+    help="The event loop; auto takes uvloop where it is installed. [auto]",
+)
+@click.option(
+    "--certfile", metavar="FILE", envvar=_variable("certfile"), help="The certificate for tls, PEM."
+)
+@click.option(
+    "--keyfile",
+    metavar="FILE",
+    envvar=_variable("keyfile"),
+    help="Its key, when it is not in the same file.",
+)
+@click.option(
+    "--client-ca-file",
+    metavar="FILE",
+    envvar=_variable("client_ca_file"),
+    help="The authorities that a client's certificate has to come from. [clients need none]",
+)
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    envvar=_variable("metrics"),
+    help="Where to serve /metrics for Prometheus, /healthz and /readyz. [nowhere]",
+)
+@click.option(
+    "--access-log",
+    type=click.Choice(ACCESS_LOGS),
+    default="off",
+    envvar=_variable("access_log"),
+    help="A line for each request that has ended, on standard output. [off]",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(_LOG_LEVELS),
+    default="info",
+    envvar=_variable("log_level"),
+    help="What goes to standard error. [info]",
+)
+@click.option(
+    "--worker-timeout",
+    type=float,
+    default=30.0,
+    envvar=_variable("worker_timeout"),
+    help="Seconds without a sign of life after which a worker is replaced. [30]",
+)
+@click.option(
+    "--drain-delay",
+    type=float,
+    default=0.0,
+    envvar=_variable("drain_delay"),
+    help="Seconds from SIGTERM on in which it goes on accepting, but is not ready, so that load "
+    "balancers hear of the end first. [0]",
+)
+@click.pass_context
+def serve(
+    ctx: click.Context, /, target: str, log_level: str, bind: tuple[str, ...], **given: Any
+) -> None:
+    """Serve TARGET, which is module:Name or path/to/file.py:Name.
+
+    It names a handler class, or a server class or factory that is called with an
+    address and options. SIGTERM and Ctrl-C let the requests in progress finish, a
+    second one ends them; SIGHUP reloads.
+    """
+    logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT)
+    del given["config"]
+    options = {
+        name: given.pop(name)
+        for name in _OPTIONS
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    service = {name: value for name, value in given.items() if name not in _OPTIONS}
+    settings = Settings(binds=bind or default_binds(), options=options, **service)
+    ctx.exit(serve_target(target, settings))
+
+
+for _option in _OPTIONS.values():
+    serve.params.append(_flag(_option))
+
+
+def main() -> None:
+    """Run the command, and exit."""
+    try:
+        code = cli.main(prog_name=program, standalone_mode=False)
+    except click.ClickException as error:
+        click.echo(f"{program}: {error.format_message()}", err=True)
+        code = CANNOT_START
+    except StartError as error:
+        report(error)
+        code = CANNOT_START
+    except click.Abort:
+        code = 130
+    leave(code or 0)

@@ -1,0 +1,24 @@
+"""What keeps a service from starting, and how it is told."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+
+class StartError(ValueError):
+    """A service cannot start: a setting, a bind or the target is wrong.
+
+    The message is one line that says what was wrong, what was given and what would be
+    right.
+    """
+
+    # Whether its cause was raised by the user's own code, who wants to see where.
+    shows_cause = False
+
+
+def report(error: StartError) -> None:
+    """Write it to standard error: a line, and the traceback before if the user's code raised it."""
+    if error.shows_cause:
+        traceback.print_exception(error.__cause__)
+    print(f"aiosocketserver: {error}", file=sys.stderr, flush=True)

@@ -1,0 +1,23 @@
+"""Who is told of each request that has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..statistics import RequestEnd
+from ..stream_server import TCPServer
+from . import access_log
+from .settings import Settings
+from .snapshots import Durations
+
+
+def observe(servers: Iterable[TCPServer], settings: Settings) -> Durations:
+    """Have the requests of these servers counted, and logged if the settings say so."""
+    durations = Durations()
+    observers: list[Callable[[RequestEnd], object]] = [durations]
+    if settings.access_log != "off":
+        access_log.set_up()
+        observers.append(access_log.OBSERVERS[settings.access_log])
+    for server in servers:
+        server._requests.observers += observers
+    return durations

@@ -1,0 +1,230 @@
+"""`run`: from a target and settings to a service that serves until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import platform
+import signal
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Unpack
+
+from ..options import ServerOptions
+from ..stream_server import TCPServer
+from .binds import (
+    Bind,
+    OpenSocket,
+    SocketOptions,
+    forget_systemd_sockets,
+    open_for_workers,
+    open_sockets,
+)
+from .errors import StartError
+from .exits import ExitSignals, exit_code
+from .notify import Notifier
+from .observing import observe
+from .service import Service, chosen_loop, loop_factory, make_servers
+from .settings import Settings, default_binds
+from .snapshots import Snapshot, State
+from .targets import load_target
+from .worker import run_worker
+from .workers import Supervisor
+
+if TYPE_CHECKING:
+    import socket
+
+logger = logging.getLogger("aiosocketserver.deploy")
+
+
+def run(
+    target: Any,
+    *binds: str,
+    workers: int = 1,
+    loop: str = "auto",
+    certfile: str | None = None,
+    keyfile: str | None = None,
+    client_ca_file: str | None = None,
+    metrics: str | None = None,
+    access_log: str = "off",
+    worker_timeout: float = 30.0,
+    drain_delay: float = 0.0,
+    **options: Unpack[ServerOptions],
+) -> int:
+    """Serve until SIGTERM or SIGINT, drain, and return the exit code. In the main thread.
+
+    - target: a handler class; a server class or factory, which is called as
+      `target(server_address, **options)`; or `"module:Name"` of one of these
+    - binds: where to listen, as "tcp://0.0.0.0:9999": see `Bind`; without any, on
+      127.0.0.1 port 9999
+
+    The rest are `Settings`, and options of the servers. Raises StartError, before
+    anything is served, when one of them is wrong.
+    """
+    settings = Settings(
+        binds=binds or default_binds(),
+        workers=workers,
+        loop=loop,
+        certfile=certfile,
+        keyfile=keyfile,
+        client_ca_file=client_ca_file,
+        metrics=metrics,
+        access_log=access_log,
+        worker_timeout=worker_timeout,
+        drain_delay=drain_delay,
+        options=dict(options),
+    )
+    return serve(target, settings)
+
+
+def serve(target: Any, settings: Settings) -> int:
+    """`run` with settings that have been read."""
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("run() is for the main thread, which gets signals; see serving()")
+    with contextlib.ExitStack() as stack:
+        service = _Deployment(target, settings, stack)
+        return service.serve_here() if settings.workers == 1 else service.serve_in_workers()
+
+
+class _Deployment:
+    """What `serve` has opened, and the two ways to serve on it."""
+
+    def __init__(self, target: Any, settings: Settings, stack: contextlib.ExitStack) -> None:
+        self._target = target
+        self._settings = settings
+        self._loop = chosen_loop(settings.loop)
+        options = settings.options
+        self._opened = open_for_workers(
+            settings.parsed_binds(),
+            SocketOptions(
+                backlog=options.get("request_queue_size", TCPServer.request_queue_size),
+                reuse_port=options.get("allow_reuse_port", False),
+                unix_mode=options.get("unix_mode"),
+                unix_owner=options.get("unix_owner"),
+                unix_group=options.get("unix_group"),
+            ),
+            settings.workers,
+        )
+        for sockets in self._opened:
+            for each in sockets:
+                stack.callback(each.close)
+        # Not for the programs that handlers start.
+        forget_systemd_sockets()
+        self._metrics: OpenSocket | None = None
+        if settings.metrics is not None:
+            self._metrics = _open_metrics(settings.metrics)
+            stack.callback(self._metrics.close)
+        self._notifier = Notifier()
+        stack.callback(self._notifier.close)
+
+    def _load(self) -> Any:
+        return load_target(self._target) if isinstance(self._target, str) else self._target
+
+    def _tell_start(self) -> None:
+        target = self._target
+        name = target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
+        places = ", ".join(str(each) for each in self._opened[0])
+        workers = self._settings.workers
+        number = f"{workers} workers" if workers > 1 else "1 process"
+        status = f"serving {name} on {places}"
+        logger.info("%s (%s, %s, Python %s)", status, number, self._loop, platform.python_version())
+        self._notifier.ready(status)
+
+    def serve_here(self) -> int:
+        """Serve in this process."""
+        settings = self._settings
+        servers = make_servers(self._load(), self._opened[0], settings, settings.options)
+        durations = observe(servers, settings)
+
+        async def serve() -> BaseException | None:
+            service = Service(servers, settings.drain_delay)
+            serves = False
+
+            def state() -> State:
+                return State(serves and not service.stopping.is_set(), int(serves), 0)
+
+            def on_ready() -> None:
+                nonlocal serves
+                serves = True
+                self._tell_start()
+
+            def reload() -> None:
+                self._notifier.reloading()
+                service.reload_tls()
+                self._notifier.ready("serving")
+
+            async def snapshot() -> Snapshot:
+                return Snapshot.of(servers, durations)
+
+            async with self._with_metrics(snapshot, state):
+                with ExitSignals(service.stopping.set):
+                    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+                    return await service.run(on_ready, self._notifier.stopping)
+
+        with asyncio.Runner(loop_factory=loop_factory(self._loop)) as runner:
+            return exit_code(runner.run(serve()))
+
+    def serve_in_workers(self) -> int:
+        """Serve in several processes."""
+        settings = self._settings
+
+        def run_one(slot: int, sock: socket.socket) -> int:
+            options = dict(settings.options)
+            if "max_connections" in options:
+                options["max_connections"] = _share(options["max_connections"], slot, settings)
+            return run_worker(self._load, self._opened[slot], settings, options, sock)
+
+        async def supervise() -> int:
+            supervisor = Supervisor(
+                run_one, settings.workers, settings.worker_timeout, settings.drain_delay
+            )
+
+            def state() -> State:
+                return State(supervisor.ready, supervisor.serving, supervisor.restarts)
+
+            def reload() -> None:
+                supervisor.roll(self._notifier.reloading, lambda: self._notifier.ready("serving"))
+
+            async with self._with_metrics(supervisor.snapshot, state):
+                with ExitSignals(supervisor.stopping.set, supervisor.kill_all):
+                    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+                    return await supervisor.run(self._tell_start, self._notifier.stopping)
+
+        # Few events and many forks: the simplest loop there is.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            return runner.run(supervise())
+
+    @contextlib.asynccontextmanager
+    async def _with_metrics(
+        self, snapshot: Callable[[], Awaitable[Snapshot]], state: Callable[[], State]
+    ) -> AsyncGenerator[None]:
+        if self._metrics is None:
+            yield
+            return
+        from .metrics import MetricsServer
+
+        async with MetricsServer(self._metrics, snapshot, state) as server:
+            await server.start_serving()
+            logger.info("metrics and health on http://%s:%d", *self._metrics.address[:2])
+            yield
+
+
+def _share(limit: int | None, slot: int, settings: Settings) -> int | None:
+    """What one worker has of a limit that is for all together."""
+    if limit is None:
+        return None
+    share, rest = divmod(limit, settings.workers)
+    return share + (slot < rest)
+
+
+def _open_metrics(place: str) -> OpenSocket:
+    if importlib.util.find_spec("prometheus_client") is None or not importlib.util.find_spec("h11"):
+        raise StartError("metrics need more: pip install 'aiosocketserver[metrics]'")
+    bind = Bind.parse(f"tcp://{place}")
+    # Of a name with several addresses the first one is enough.
+    first, *others = open_sockets([bind], SocketOptions())
+    for each in others:
+        each.close()
+    return first

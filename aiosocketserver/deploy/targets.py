@@ -1,0 +1,178 @@
+"""What a service serves: a handler class, or a server class or factory of the user's."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import aiosocketserver as servers
+
+from .._handler_kinds import HandlerKind, handler_kind
+from ..addresses import AF_UNIX
+from ..datagram_server import UDPServer
+from ..options import known_options
+from ..server import BaseServer
+from ..stream_server import TCPServer
+from .binds import OpenSocket
+from .errors import StartError
+
+# What a target may be: said in errors.
+_FORM = "module:Name, package.module:Name or path/to/file.py:Name"
+
+
+class TargetError(StartError):
+    """A target that cannot be found, or that cannot be served."""
+
+
+class ImportFailed(TargetError):
+    """A target whose module raises an error when it is imported: its cause."""
+
+    shows_cause = True
+
+
+def load_target(text: str) -> Any:
+    """What `module:Name` names. Raises TargetError; what importing raises is its cause.
+
+    Modules are found in the working directory too, as with `python -m`.
+    """
+    module_name, colon, name = text.rpartition(":")
+    if not (colon and module_name and name):
+        raise TargetError(f"the target {text!r} is not of the form {_FORM}")
+    module = _import(module_name, text)
+    found: Any = module
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise TargetError(
+                f"the target {text!r}: there is no {name!r} in {module_name}; {_offers(module)}"
+            ) from None
+    return found
+
+
+def _import(name: str, text: str) -> ModuleType:
+    directory = os.getcwd()
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    try:
+        if name.endswith(".py"):
+            return _import_file(Path(name))
+        return importlib.import_module(name)
+    except TargetError:
+        raise
+    except ModuleNotFoundError as error:
+        # Only what was asked for; a module that it imports in turn is its own failure.
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise TargetError(
+                f"the target {text!r}: there is no module {error.name!r}, "
+                f"looked for in {directory} and where Python looks"
+            ) from None
+        raise ImportFailed(f"the target {text!r} could not be imported: {error}") from error
+    except Exception as error:
+        raise ImportFailed(
+            f"the target {text!r} could not be imported: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise TargetError(f"there is no file {str(path)!r}")
+    # As when the file is a script: modules beside it are found.
+    directory = str(path.resolve().parent)
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[path.stem] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def _offers(module: ModuleType) -> str:
+    """What of a module could be meant."""
+    names = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and value.__module__ == module.__name__
+        and (issubclass(value, BaseServer) or hasattr(value, "handle"))
+    ]
+    return f"it has {', '.join(names)}" if names else "it has no handler and no server class"
+
+
+def make_server(target: Any, opened: OpenSocket, options: Mapping[str, Any]) -> TCPServer:
+    """A server on a socket that is open, with those of `options` that it has.
+
+    Raises TargetError when the target is nothing that can be served there.
+    """
+    try:
+        server = _made(target, opened, options)
+    except (TypeError, ValueError) as error:
+        raise TargetError(f"{_name(target)} cannot be served on {opened}: {error}") from error
+    if not isinstance(server, TCPServer):
+        raise TargetError(
+            f"{_name(target)} gave {server!r} for {opened}, and not a server of aiosocketserver"
+        )
+    if isinstance(server, UDPServer) is opened.is_stream:
+        server.server_close()
+        kind = "datagrams" if opened.is_stream else "connections"
+        raise TargetError(f"{_name(target)} is for {kind}, and cannot be served on {opened}")
+    server.socket.close()
+    server.socket = opened.sock
+    server.server_address = opened.address
+    server.address_family = opened.sock.family
+    return server
+
+
+def _made(target: Any, opened: OpenSocket, options: Mapping[str, Any]) -> object:
+    if _is_handler(target):
+        server_class = _server_class(target, opened)
+        given = _known(server_class, options)
+        return server_class(opened.address, target, bind_and_activate=False, **given)
+    if isinstance(target, type) and issubclass(target, BaseServer):
+        make = cast("Callable[..., object]", target)
+        return make(opened.address, bind_and_activate=False, **_known(target, options))
+    if isinstance(target, type) or not callable(target):
+        raise TypeError(
+            "it is neither a handler class nor a server class, nor a function "
+            "make(server_address, **options) that returns a server"
+        )
+    known = _known(TCPServer if opened.is_stream else UDPServer, options)
+    return target(opened.address, bind_and_activate=False, **known)
+
+
+def _known(server_class: type[BaseServer], options: Mapping[str, Any]) -> dict[str, Any]:
+    known = known_options(server_class)
+    return {name: value for name, value in options.items() if name in known}
+
+
+def _is_handler(target: Any) -> bool:
+    while isinstance(target, functools.partial):
+        target = target.func
+    return isinstance(target, type) and hasattr(target, "handle")
+
+
+def _server_class(handler: Any, opened: OpenSocket) -> type[TCPServer]:
+    """The server class for a handler: legacy ones run in threads."""
+    legacy = handler_kind(handler, mix_in=True) is HandlerKind.LEGACY
+    if opened.sock.family == AF_UNIX:
+        kind = "UnixStreamServer" if opened.is_stream else "UnixDatagramServer"
+    else:
+        kind = "TCPServer" if opened.is_stream else "UDPServer"
+    found: type[TCPServer] = getattr(servers, f"Threading{kind}" if legacy else kind)
+    return found
+
+
+def _name(target: Any) -> str:
+    name = getattr(target, "__qualname__", None)
+    return f"{target.__module__}.{name}" if name else repr(target)

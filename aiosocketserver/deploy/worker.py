@@ -1,0 +1,91 @@
+"""A worker: what runs in a process that the parent of a service has forked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .binds import OpenSocket
+from .channel import Channel
+from .errors import StartError, report
+from .exits import CANNOT_START, ExitSignals, exit_code
+from .observing import observe
+from .service import Service, chosen_loop, loop_factory, make_servers
+from .settings import Settings
+from .snapshots import Snapshot
+
+logger = logging.getLogger("aiosocketserver.deploy")
+
+# Seconds between two signs of life.
+BEAT = 1.0
+
+
+def run_worker(
+    load: Callable[[], Any],
+    opened: Sequence[OpenSocket],
+    settings: Settings,
+    options: Mapping[str, Any],
+    sock: socket.socket,
+) -> int:
+    """Serve until the parent says to stop, by SIGTERM, or is gone; the exit code.
+
+    - load: imports the target, so that a new worker has new code
+    - sock: leads to the parent
+    """
+    # Ctrl-C reaches the whole group, and the parent sees to it; SIGHUP is for the parent, too.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        return _run(load, opened, settings, options, sock)
+    except StartError as error:
+        report(error)
+        return CANNOT_START
+    except BaseException as error:  # noqa: BLE001 - it ends this process only, and is reported
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+
+
+def _run(
+    load: Callable[[], Any],
+    opened: Sequence[OpenSocket],
+    settings: Settings,
+    options: Mapping[str, Any],
+    sock: socket.socket,
+) -> int:
+    loop = chosen_loop(settings.loop)
+    servers = make_servers(load(), opened, settings, options)
+    durations = observe(servers, settings)
+
+    async def serve() -> BaseException | None:
+        service = Service(servers)
+
+        def tell(**more: Any) -> None:
+            snapshot = Snapshot.of(servers, durations)
+            channel.send({"snapshot": snapshot.to_json(), **more})
+
+        def answer(message: dict[str, Any]) -> None:
+            tell(answer=message["question"])
+
+        channel = Channel(sock, on_message=answer, on_end=service.stopping.set)
+        beating = asyncio.create_task(_beat(tell))
+        try:
+            with ExitSignals(service.stopping.set, numbers=[signal.SIGTERM]):
+                return await service.run(lambda: tell(ready=True), lambda: None)
+        finally:
+            beating.cancel()
+            tell()
+            channel.close()
+
+    with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+        return exit_code(runner.run(serve()))
+
+
+async def _beat(tell: Callable[[], object]) -> None:
+    while True:
+        await asyncio.sleep(BEAT)
+        tell()

@@ -1,0 +1,137 @@
+"""How a service ends and reloads: real signals, to real processes."""
+
+import signal
+import socket
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tests.deploy_support import ask, receive_all, refused, serving_application
+from tests.tls_support import Certificates
+
+BIND = ("--bind", "tcp://127.0.0.1:0")
+
+
+def begun(port: int) -> socket.socket:
+    """A client whose request has begun."""
+    sock = socket.create_connection(("127.0.0.1", port), 20)
+    assert sock.recv(6) == b"begun\n"
+    return sock
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_drains(
+    number: signal.Signals, workers: str, loop: str, tmp_path: Path
+) -> None:
+    arguments = ("application:Waits", *BIND, "--workers", workers, "--loop", loop)
+    with serving_application(tmp_path, *arguments) as command:
+        assert f", {loop}, Python" in command.lines[-1]
+        with begun(command.ports[0]) as client:
+            command.process.send_signal(number)
+            assert receive_all(client) == b"drained\n"
+        assert command.wait() == 0
+        assert any("drained: 1 requests finished, 0 cut" in line for line in command.lines)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("handler", ["Stuck", "Blocks", "LegacyStuck"])
+def test_the_second_signal_ends_it_at_once(handler: str, workers: str, tmp_path: Path) -> None:
+    arguments = (f"application:{handler}", *BIND, "--workers", workers, "--shutdown-timeout", "30")
+    with serving_application(tmp_path, *arguments) as command, begun(command.ports[0]):
+        command.process.send_signal(signal.SIGINT)
+        if handler != "Blocks" or workers == "2":
+            command.until("SIGINT: draining")
+        command.process.send_signal(signal.SIGTERM)
+        assert command.wait() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_thread_that_is_stuck_keeps_nobody(workers: str, tmp_path: Path) -> None:
+    arguments = (
+        "application:LegacyStuck",
+        *BIND,
+        "--workers",
+        workers,
+        "--shutdown-timeout",
+        "0.1",
+    )
+    with serving_application(tmp_path, *arguments) as command, begun(command.ports[0]):
+        assert command.end() == 0
+        assert any("1 abandoned" in line for line in command.lines)
+
+
+def test_sys_exit_in_a_handler_is_the_exit_code(tmp_path: Path) -> None:
+    with serving_application(tmp_path, "application:Exits", *BIND) as command:
+        assert ask(command.ports[0]) == b""
+        assert command.wait() == 7
+
+
+def test_the_paths_of_unix_sockets_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "echo.sock"
+    for workers in ("1", "2"):
+        arguments = ("application:Echo", "--bind", f"unix://{path}", "--workers", workers)
+        with serving_application(tmp_path, *arguments, "--unix-mode", "600") as command:
+            assert path.stat().st_mode & 0o777 == 0o600
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                client.sendall(b"hello\n")
+                assert client.recv(6) == b"hello\n"
+            assert command.end() == 0
+        assert not path.exists()
+
+
+def test_a_taken_address_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        (line,) = refused(tmp_path, "application:Echo", "--bind", bind)
+    assert line == (
+        f"aiosocketserver: cannot bind to {bind}: somebody else listens there already (EADDRINUSE)"
+    )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_brings_the_new_certificate(workers: str, tmp_path: Path) -> None:
+    certificates = Certificates.make(tmp_path)
+    arguments = (
+        *("application:Echo", "--bind", "tls://127.0.0.1:0", "--workers", workers),
+        *("--certfile", str(certificates.certfile), "--keyfile", str(certificates.keyfile)),
+    )
+
+    def names(port: int) -> set[str]:
+        """Whom the certificate is for."""
+        with socket.create_connection(("127.0.0.1", port), 10) as sock:
+            context = certificates.client_context()
+            with context.wrap_socket(sock, server_hostname="127.0.0.1") as secured:
+                certificate = secured.getpeercert()
+                assert certificate is not None
+                alternatives = cast("list[tuple[str, str]]", certificate["subjectAltName"])
+                return {name for _, name in alternatives}
+
+    with serving_application(tmp_path, *arguments) as command:
+        assert names(command.ports[0]) == {"127.0.0.1"}
+        certificates.renew("new.example")
+        command.process.send_signal(signal.SIGHUP)
+        command.until("reloaded")
+        assert names(command.ports[0]) == {"127.0.0.1", "new.example"}
+        # One that does not load leaves the old one in use.
+        certificates.keyfile.write_text("rubbish")
+        command.process.send_signal(signal.SIGHUP)
+        command.until("was not reloaded|cannot start, the others go on")
+        assert names(command.ports[0]) == {"127.0.0.1", "new.example"}
+        assert command.end() == 0
+
+
+def test_a_certificate_that_does_not_load_is_told(tmp_path: Path) -> None:
+    certificates = Certificates.make(tmp_path)
+    certificates.keyfile.write_text("rubbish")
+    lines = refused(
+        tmp_path,
+        *("application:Echo", "--bind", "tls://127.0.0.1:0"),
+        *("--certfile", str(certificates.certfile), "--keyfile", str(certificates.keyfile)),
+    )
+    (line,) = lines
+    assert "tls://127.0.0.1:" in line
+    assert f"while loading {certificates.certfile}, {certificates.keyfile}" in line
