@@ -95,6 +95,15 @@ def all_peers(programs: Programs) -> list[Peer]:
             ),
             _on_loop("aiosocketserver files", "coroutines", loop, ECHO, instead={"echo": "lines"}),
         ]
+    peers.append(
+        Peer(
+            "aiosocketserver serve, uvloop",
+            ("service",),
+            ECHO,
+            loop="uvloop",
+            requires=("uvloop", "click"),
+        )
+    )
     for loop in (*LOOPS, *AIOFASTNET_LOOPS):
         peers += [
             _on_loop(

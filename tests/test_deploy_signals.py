@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import cast
 
@@ -135,3 +136,31 @@ def test_a_certificate_that_does_not_load_is_told(tmp_path: Path) -> None:
     (line,) = lines
     assert "tls://127.0.0.1:" in line
     assert f"while loading {certificates.certfile}, {certificates.keyfile}" in line
+
+
+def test_a_drain_refuses_who_comes_too_late(tmp_path: Path) -> None:
+    """At once, and not with a reset when the drain ends."""
+    arguments = ("application:Stuck", *BIND, "--shutdown-timeout", "20")
+    with serving_application(tmp_path, *arguments) as command, begun(command.ports[0]):
+        command.process.send_signal(signal.SIGTERM)
+        command.until("SIGTERM: draining")
+        deadline = time.monotonic() + 20
+        while True:
+            assert time.monotonic() < deadline
+            try:
+                ask(command.ports[0])
+            except ConnectionRefusedError:
+                break
+            except ConnectionResetError:
+                continue
+
+
+def test_a_drain_can_be_delayed(tmp_path: Path) -> None:
+    arguments = ("application:Echo", *BIND, "--drain-delay", "0.5")
+    with serving_application(tmp_path, *arguments) as command:
+        begin = time.monotonic()
+        command.process.send_signal(signal.SIGTERM)
+        command.until("SIGTERM: draining")
+        assert ask(command.ports[0], b"a\n") == b"a\n"
+        assert command.wait() == 0
+        assert time.monotonic() - begin > 0.5

@@ -207,7 +207,8 @@ class _Deployment:
 
         async with MetricsServer(self._metrics, snapshot, state) as server:
             await server.start_serving()
-            logger.info("metrics and health on http://%s:%d", *self._metrics.address[:2])
+            place = str(self._metrics).removeprefix("tcp://")
+            logger.info("metrics and health on http://%s", place)
             yield
 
 

@@ -2,33 +2,11 @@
 
 import asyncio
 
-from aiosocketserver import (
-    BaseRequestHandler,
-    StreamRequestHandler,
-    TCPServer,
-    UDPServer,
-    UnixStreamServer,
-)
+from aiosocketserver import BaseRequestHandler, TCPServer, UDPServer, UnixStreamServer
+from benchmarks.servers.handlers import Connects, Echo, Lines
 from benchmarks.servers.job import BACKLOG, BLOCK, BLOCK_SIZE, FILE_SIZE, job_from_command_line
 
 job = job_from_command_line()
-
-
-class Echo(BaseRequestHandler):
-    async def handle(self) -> None:
-        while data := await self.request.recv(BLOCK_SIZE):
-            await self.request.sendall(data)
-
-
-class Lines(StreamRequestHandler):
-    async def handle(self) -> None:
-        async for line in self.rfile:
-            await self.wfile.write(line)
-
-
-class Connects(BaseRequestHandler):
-    async def handle(self) -> None:
-        await self.request.sendall(await self.request.recv(BLOCK_SIZE))
 
 
 class Datagrams(BaseRequestHandler):
