@@ -56,15 +56,22 @@ def run(
     """Serve until SIGTERM or SIGINT, drain, and return the exit code. In the main thread.
 
     - target: a handler class; a server class or factory, which is called as
-      `target(server_address, **options)`; or `"module:Name"` of one of these
+      `target(server_address, **options)`; `"module:Name"` of one of these; or a server
+      that is made already, or a list of them, which serve in this process as they are
     - binds: where to listen, as "tcp://0.0.0.0:9999": see `Bind`; without any, on
       127.0.0.1 port 9999
 
     The rest are `Settings`, and options of the servers. Raises StartError, before
     anything is served, when one of them is wrong.
     """
+    made = _made_already(target)
+    if made and (binds or workers > 1 or certfile or options):
+        raise StartError(
+            "a server that is made already serves where and as it is, in this process: binds, "
+            "workers, a certfile and options are for a handler class or what makes servers"
+        )
     settings = Settings(
-        binds=binds or default_binds(),
+        binds=() if made else binds or default_binds(),
         workers=workers,
         loop=loop,
         certfile=certfile,
@@ -88,6 +95,12 @@ def serve(target: Any, settings: Settings) -> int:
         return service.serve_here() if settings.workers == 1 else service.serve_in_workers()
 
 
+def _made_already(target: Any) -> list[TCPServer]:
+    """The servers that a target is, if it is some."""
+    servers = list(target) if isinstance(target, list | tuple) else [target]
+    return servers if servers and all(isinstance(s, TCPServer) for s in servers) else []
+
+
 class _Deployment:
     """What `serve` has opened, and the two ways to serve on it."""
 
@@ -96,6 +109,7 @@ class _Deployment:
         self._settings = settings
         self._loop = chosen_loop(settings.loop)
         options = settings.options
+        self._servers = _made_already(target)
         self._opened = open_for_workers(
             settings.parsed_binds(),
             SocketOptions(
@@ -125,7 +139,11 @@ class _Deployment:
     def _tell_start(self) -> None:
         target = self._target
         name = target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
-        places = ", ".join(str(each) for each in self._opened[0])
+        opened = self._opened[0]
+        if self._servers:
+            name = ", ".join(type(server).__qualname__ for server in self._servers)
+            opened = [OpenSocket(s.socket, Bind("", "fd", s._secures)) for s in self._servers]
+        places = ", ".join(str(each) for each in opened)
         workers = self._settings.workers
         number = f"{workers} workers" if workers > 1 else "1 process"
         status = f"serving {name} on {places}"
@@ -135,7 +153,9 @@ class _Deployment:
     def serve_here(self) -> int:
         """Serve in this process."""
         settings = self._settings
-        servers = make_servers(self._load(), self._opened[0], settings, settings.options)
+        servers = self._servers or make_servers(
+            self._load(), self._opened[0], settings, settings.options
+        )
         durations = observe(servers, settings)
 
         async def serve() -> BaseException | None:
