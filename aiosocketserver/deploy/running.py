@@ -10,7 +10,7 @@ import platform
 import signal
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from ..options import ServerOptions
 from ..stream_server import TCPServer
@@ -97,8 +97,9 @@ def serve(target: Any, settings: Settings) -> int:
 
 def _made_already(target: Any) -> list[TCPServer]:
     """The servers that a target is, if it is some."""
-    servers = list(target) if isinstance(target, list | tuple) else [target]
-    return servers if servers and all(isinstance(s, TCPServer) for s in servers) else []
+    given = cast("list[object]", target) if isinstance(target, list) else [target]
+    servers = [each for each in given if isinstance(each, TCPServer)]
+    return servers if len(servers) == len(given) else []
 
 
 class _Deployment:
