@@ -1,6 +1,8 @@
 """Several processes: what becomes of clients when one dies, hangs or is replaced."""
 
+import asyncio
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from aiosocketserver.deploy.workers import Supervisor
 from tests.deploy_support import Command, ask, metrics, serving_application
 
 TWO = ("--bind", "tcp://127.0.0.1:0", "--workers", "2")
@@ -261,3 +264,32 @@ def test_metrics_are_those_of_all_and_of_the_dead(tmp_path: Path) -> None:
         assert samples["requests_active"] == 0
         assert samples["worker_restarts_total"] == 0
         assert command.end() == 0
+
+
+async def test_a_fork_that_fails_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aiosocketserver.deploy.workers._LONGEST_PAUSE", 0.01)
+    failed = asyncio.Event()
+    tries = 0
+
+    def no_child(serve: object) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            failed.set()
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("aiosocketserver.deploy.workers.start_child", no_child)
+    supervisor = Supervisor(lambda slot, sock: 0, 2, 30.0, 0.0)
+    supervisor._start_later(1, 0.0)
+    await failed.wait()
+    assert supervisor.restarts == 0
+    supervisor.ready = True
+    done = asyncio.Event()
+    supervisor.roll(lambda: None, done.set)
+    await done.wait()
+    await supervisor._end()
+    messages = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert messages[:3] == ["worker 2 cannot be started"] * 3
+    assert messages[-1].startswith("reloading has ended: a worker cannot be started")

@@ -175,7 +175,11 @@ class Supervisor:
     def _start(self, slot: int) -> Worker:
         ours, theirs = socket.socketpair()
         with theirs:
-            pid = start_child(functools.partial(self._run_in_child, slot, ours, theirs))
+            try:
+                pid = start_child(functools.partial(self._run_in_child, slot, ours, theirs))
+            except OSError:
+                ours.close()
+                raise
         worker = Worker(slot, pid, self._loop)
         worker.channel = Channel(ours, functools.partial(self._on_message, worker), _ignore)
         worker.watch = ChildWatch(self._loop, pid, functools.partial(self._on_end, worker))
@@ -214,13 +218,16 @@ class Supervisor:
         self._before = Snapshot.total([self._before, worker.snapshot])
         code = os.waitstatus_to_exitcode(status)
         worker.ended.set_result(code)
+        for answered in worker.asking.values():
+            answered.set_result(None)
+        worker.asking.clear()
         if not worker.ready.done():
             worker.ready.set_result(False)
         if worker.stopping or self.stopping.is_set():
             return
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         logger.error("%s %s", worker, how)
-        if self.ready and self._current[worker.slot] is worker:
+        if self.ready and self._current.get(worker.slot) is worker:
             self._replace(worker)
 
     def _replace(self, worker: Worker) -> None:
@@ -232,13 +239,21 @@ class Supervisor:
         if short:
             pause = min(_FIRST_PAUSE * 2 ** (self._short_lives[slot] - 1), _LONGEST_PAUSE)
         del self._current[slot]
+        self._start_later(slot, pause)
 
+    def _start_later(self, slot: int, pause: float) -> None:
         def start() -> None:
             self._restarting.discard(handle)
             # A reload may have filled the slot meanwhile.
-            if slot not in self._current:
-                self.restarts += 1
+            if slot in self._current:
+                return
+            try:
                 self._start(slot)
+            except OSError:
+                logger.exception("worker %d cannot be started", slot + 1)
+                self._start_later(slot, _LONGEST_PAUSE)
+            else:
+                self.restarts += 1
 
         handle = self._loop.call_later(pause, start)
         self._restarting.add(handle)
@@ -267,6 +282,8 @@ class Supervisor:
                     old.stop()
                     await old.ended
             logger.info("reloaded")
+        except OSError:
+            logger.exception("reloading has ended: a worker cannot be started, the others go on")
         finally:
             if not self.stopping.is_set():
                 on_end()
