@@ -46,6 +46,7 @@ class Channel:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
             self._loop.remove_writer(self._sock.fileno())
+            self._waits = False
             self._sock.close()
 
     def drain(self) -> None:
