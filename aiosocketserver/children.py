@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -45,6 +46,16 @@ def start_child(serve: Callable[[], int]) -> int:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return pid
+
+
+def flush_standard_streams() -> None:
+    """Write out what is buffered: before a fork, or it comes twice, and before a child's end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):
+            # None, closed, or a reader that is gone: print() would have told already.
+            continue
 
 
 def _leave_loop() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._handler_kinds import HandlerKind
 from ._in_progress import InChild
-from .children import ChildWatch, leave_servers, start_child
+from .children import ChildWatch, flush_standard_streams, leave_servers, start_child
 
 if TYPE_CHECKING:
     from .server import BaseServer
@@ -81,7 +81,7 @@ class ForkingMixIn(_Base):
         if self._kind is HandlerKind.COROUTINE:
             return super().process_request(request, client_address)
         # Or the child would write what is buffered a second time.
-        _flush_standard_streams()
+        flush_standard_streams()
         pid = start_child(functools.partial(self._run_child, request, client_address))
         entry = InChild(client_address, pid, awaited=self.block_on_close)
         self._requests.begun(entry)
@@ -107,7 +107,7 @@ class ForkingMixIn(_Base):
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
         except BaseException as error:  # noqa: BLE001 - it ends this process only, and is reported
             sys.excepthook(type(error), error, error.__traceback__)
-        _flush_standard_streams()
+        flush_standard_streams()
         return status
 
     def _close_in_child(self, kept: object) -> None:
@@ -143,12 +143,3 @@ class ForkingMixIn(_Base):
     def _max_requests(self) -> int:
         limit = super()._max_requests()
         return limit if self._kind is HandlerKind.COROUTINE else min(limit, self.max_children)
-
-
-def _flush_standard_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, ValueError, OSError):
-            # None, closed, or a reader that is gone: print() would have told already.
-            continue

@@ -19,6 +19,17 @@ from tests.deploy_support import Command, ask, metrics, serving_application
 
 TWO = ("--bind", "tcp://127.0.0.1:0", "--workers", "2")
 
+PRINTS = """
+from application import Echo as Served
+
+print("imported")
+
+class Echo(Served):
+    async def handle(self):
+        print("served")
+        await super().handle()
+"""
+
 
 def process_of(sock: socket.socket) -> int:
     """Which worker serves this connection."""
@@ -171,6 +182,16 @@ def test_one_that_dies_at_its_start_again_and_again_is_given_time(tmp_path: Path
         while len(command.children()) < 2:
             assert ask(command.ports[0], b"a\n") == b"a\n"
         assert command.end() == 0
+
+
+def test_what_a_worker_prints_is_not_lost_and_not_printed_twice(tmp_path: Path) -> None:
+    (tmp_path / "prints.py").write_text(PRINTS)
+    with serving_application(tmp_path, "prints:Echo", *TWO) as command:
+        assert ask(command.ports[0], b"a\n") == b"a\n"
+        assert command.end() == 0
+        assert command.process.stdout is not None
+        lines = sorted(command.process.stdout.read().splitlines())
+        assert lines == ["imported", "imported", "served"]
 
 
 def test_workers_end_when_their_parent_is_gone(tmp_path: Path) -> None:

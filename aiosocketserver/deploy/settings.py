@@ -29,6 +29,9 @@ def default_binds() -> tuple[str, ...]:
     return ("systemd://",) if systemd_sockets() else (DEFAULT_BIND,)
 
 
+# Seconds between two signs of life of a worker.
+BEAT = 1.0
+
 LOOPS = ("auto", "asyncio", "uvloop")
 
 ACCESS_LOGS = ("off", "text", "json")
@@ -192,9 +195,10 @@ class Settings:
                 raise StartError(f"{name} must be one of {', '.join(choices)}, and is {value!r}")
         if self.workers < 1:
             raise StartError(f"workers must be a number above 0, and is {self.workers!r}")
-        if self.worker_timeout <= 0:
+        if self.worker_timeout < 2 * BEAT:
             raise StartError(
-                f"worker_timeout must be seconds above 0, and is {self.worker_timeout!r}"
+                f"worker_timeout must be {2 * BEAT:g} seconds or more, because a worker gives a "
+                f"sign of life each {BEAT:g}, and is {self.worker_timeout!r}"
             )
         if self.drain_delay < 0:
             raise StartError(f"drain_delay must be 0 seconds or more, and is {self.drain_delay!r}")

@@ -10,19 +10,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..children import flush_standard_streams
 from .binds import OpenSocket
 from .channel import Channel
 from .errors import StartError, report
 from .exits import CANNOT_START, ExitSignals, exit_code
 from .observing import observe
 from .service import Service, chosen_loop, loop_factory, make_servers
-from .settings import Settings
+from .settings import BEAT, Settings
 from .snapshots import Snapshot
 
 logger = logging.getLogger("aiosocketserver.deploy")
-
-# Seconds between two signs of life.
-BEAT = 1.0
 
 
 def run_worker(
@@ -48,6 +46,8 @@ def run_worker(
     except BaseException as error:  # noqa: BLE001 - it ends this process only, and is reported
         sys.excepthook(type(error), error, error.__traceback__)
         return 1
+    finally:
+        flush_standard_streams()
 
 
 def _run(

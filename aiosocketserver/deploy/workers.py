@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..children import ChildWatch, leave_servers, start_child
+from ..children import ChildWatch, flush_standard_streams, leave_servers, start_child
 from .channel import Channel
 from .exits import CANNOT_START
 from .snapshots import Snapshot
@@ -173,6 +173,7 @@ class Supervisor:
     # One worker
 
     def _start(self, slot: int) -> Worker:
+        flush_standard_streams()
         ours, theirs = socket.socketpair()
         with theirs:
             try:
