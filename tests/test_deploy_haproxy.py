@@ -1,6 +1,7 @@
 """Behind a real HAProxy: the PROXY protocol, and restarts that lose nothing."""
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -27,11 +28,16 @@ class Tells(aiosocketserver.StreamRequestHandler):
             await self.wfile.write(answer.encode())
 """
 
-PROXY = ("--proxy-protocol", "required", "--proxy-trusted", "127.0.0.1")
+PROXY = ("--proxy-protocol", "required", "--proxy-trusted", "127.0.0.0/8")
+
+
+# Of this process alone: nobody else takes a port there while a service is stopped.
+_PID = os.getpid()
+HOST = f"127.{_PID >> 16 & 0x7F | 0x80}.{_PID >> 8 & 0xFF}.{_PID & 0xFF}"
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+    with socket.create_server((HOST, 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
 
@@ -68,7 +74,7 @@ def until_accepts(port: int, process: "subprocess.Popen[str]") -> None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         with contextlib.suppress(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port)).close()
+            socket.create_connection((HOST, port)).close()
             return
         time.sleep(0.01)
 
@@ -96,15 +102,15 @@ def test_the_client_is_the_real_one(
     with served(tmp_path, *binds, *tls) as command:
         plain, secured = free_port(), free_port()
         listeners = "".join(
-            f"listen l{port}\n  bind 127.0.0.1:{port}\n  server s 127.0.0.1:{behind} {option}\n"
+            f"listen l{port}\n  bind {HOST}:{port}\n  server s 127.0.0.1:{behind} {option}\n"
             for port, behind in zip((plain, secured), command.ports, strict=True)
         )
         with haproxy(program, tmp_path, listeners):
-            with socket.create_connection(("127.0.0.1", plain), 20) as sock:
+            with socket.create_connection((HOST, plain), 20) as sock:
                 sock.sendall(b"?\n")
                 answer = sock.recv(200).decode()
                 assert answer.startswith(f"{sock.getsockname()} {version} ")
-            with socket.create_connection(("127.0.0.1", secured), 20) as sock:
+            with socket.create_connection((HOST, secured), 20) as sock:
                 address = sock.getsockname()
                 with context.wrap_socket(sock, server_hostname="127.0.0.1") as tls_sock:
                     tls_sock.sendall(b"?\n")
@@ -118,20 +124,20 @@ def test_a_restart_under_load_loses_nothing(program: str, tmp_path: Path) -> Non
     health = [free_port() for _ in range(2)]
     front = free_port()
     servers = "".join(
-        f"  server s{port} 127.0.0.1:{port} send-proxy-v2 check port {check} "
+        f"  server s{port} {HOST}:{port} send-proxy-v2 check port {check} "
         "inter 100ms fall 1 rise 1\n"
         for port, check in zip(ports, health, strict=True)
     )
     listener = (
-        f"listen echo\n  bind 127.0.0.1:{front}\n  option httpchk GET /readyz\n"
+        f"listen echo\n  bind {HOST}:{front}\n  option httpchk GET /readyz\n"
         f"  balance roundrobin\n{servers}"
     )
 
     def start(number: int) -> contextlib.AbstractContextManager[Command]:
         return served(
             tmp_path,
-            *("--bind", f"tcp://127.0.0.1:{ports[number]}", "--drain-delay", "1"),
-            *("--metrics", f"127.0.0.1:{health[number]}"),
+            *("--bind", f"tcp://{HOST}:{ports[number]}", "--drain-delay", "1"),
+            *("--metrics", f"{HOST}:{health[number]}"),
         )
 
     answers: Counter[str] = Counter()
@@ -141,7 +147,7 @@ def test_a_restart_under_load_loses_nothing(program: str, tmp_path: Path) -> Non
     def load() -> None:
         while not done.is_set():
             try:
-                with socket.create_connection(("127.0.0.1", front), 20) as sock:
+                with socket.create_connection((HOST, front), 20) as sock:
                     sock.sendall(b"?\n")
                     sock.shutdown(socket.SHUT_WR)
                     answer = receive_all(sock).decode().split()
