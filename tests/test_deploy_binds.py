@@ -125,8 +125,22 @@ def test_a_port_that_is_free_for_one_address_only_is_not_taken(
             close(sockets)
 
 
-def test_ipv6_does_not_take_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
-    del monkeypatch
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [("tcp", None, 1), ("tcp", False, 0), ("udp", None, 0), ("udp", True, 1)],
+)
+def test_addresses_in_time_wait_are_taken_as_asked(
+    kind: str, given: bool | None, expected: int
+) -> None:
+    options = {} if given is None else {"allow_reuse_address": given}
+    (each,) = opened(f"{kind}://127.0.0.1:0", options=SocketOptions.of(options))
+    try:
+        assert each.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == expected
+    finally:
+        each.close()
+
+
+def test_ipv6_does_not_take_ipv4() -> None:
     (each,) = opened("tcp://[::1]:0")
     try:
         assert each.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1

@@ -56,6 +56,15 @@ def test_legacy_handlers_and_other_places(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_names_are_found_and_the_socket_has_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "socket"
+    monkeypatch.chdir(tmp_path)
+    with serving(f"{__name__}:Echo", f"unix://{path}", unix_mode=0o600):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_server_that_is_made_already() -> None:
     server = ThreadingTCPServer(("127.0.0.1", 0), Legacy)
     with serving(server) as address:
@@ -87,6 +96,7 @@ def test_several_at_once() -> None:
     [
         (5, {}, "5 cannot be served on tcp://127.0.0.1:"),
         (Echo, {"bind": "nowhere"}, "it has no scheme"),
+        (Echo, {"loop": "trio"}, "loop must be one of auto, asyncio, uvloop, and is 'trio'"),
         (Echo, {"bind": "tls://127.0.0.1:0"}, "give an ssl_context"),
         (Echo, {"max_connections": -1}, "max_connections must be a whole number"),
         (Echo, {"bind": "tcp://192.0.2.1:0"}, "EADDRNOTAVAIL"),

@@ -13,8 +13,9 @@ from ..options import ServerOptions
 from ..stream_server import TCPServer
 from .binds import Bind, SocketOptions, open_sockets
 from .errors import StartError
-from .service import Service, chosen_loop, loop_factory
-from .targets import make_server
+from .service import Service, loop_factory
+from .settings import chosen_loop
+from .targets import load_target, make_server
 
 
 @contextlib.contextmanager
@@ -27,7 +28,8 @@ def serving(
 ) -> Generator[Any]:
     """Serve in a background thread while the body runs; the address is its value.
 
-    - target: a server that has not begun to serve, or what `run` takes
+    - target: a handler class, a server class or factory, the `"module:Name"` of one, or
+      a server that has not begun to serve
     - bind: where, as in `run`; one address, on a port that is free by default
     - loop: "asyncio", "uvloop", or "auto" for uvloop where it is installed
 
@@ -54,12 +56,14 @@ def _made(target: Any, bind: str, options: ServerOptions, stack: contextlib.Exit
     read = Bind.parse(bind)
     if read.encrypted:
         raise StartError(f"{bind}: for an encrypted server give an ssl_context, and tcp or unix")
-    opened = open_sockets([read], SocketOptions())
+    opened = open_sockets([read], SocketOptions.of(options))
     for each in opened:
         stack.callback(each.close)
     if len(opened) > 1:
         places = ", ".join(str(each) for each in opened)
         raise StartError(f"{bind} has several addresses, and one is wanted: {places}")
+    if isinstance(target, str):
+        target = load_target(target)
     return make_server(target, opened[0], dict(options))
 
 

@@ -8,13 +8,14 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from .. import addresses
 from ..listener import is_listening
+from ..stream_server import TCPServer
 from .errors import StartError
 
 _FORMS = (
@@ -139,11 +140,25 @@ class OpenSocket:
 class SocketOptions:
     """What is set before a socket is bound, or when it begins to listen."""
 
-    backlog: int = 1024
+    backlog: int = TCPServer.request_queue_size
+    # None: as the server classes have it, for connections and not for datagrams.
+    reuse_address: bool | None = None
     reuse_port: bool = False
     unix_mode: int | None = None
     unix_owner: int | str | None = None
     unix_group: int | str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> SocketOptions:
+        """What of the options of servers concerns their sockets."""
+        return cls(
+            backlog=options.get("request_queue_size", cls.backlog),
+            reuse_address=options.get("allow_reuse_address"),
+            reuse_port=options.get("allow_reuse_port", cls.reuse_port),
+            unix_mode=options.get("unix_mode"),
+            unix_owner=options.get("unix_owner"),
+            unix_group=options.get("unix_group"),
+        )
 
 
 def open_sockets(binds: Sequence[Bind], options: SocketOptions) -> list[OpenSocket]:
@@ -268,7 +283,8 @@ def _open_address(
             return None
         raise
     try:
-        if kind == socket.SOCK_STREAM:
+        default = kind == socket.SOCK_STREAM
+        if default if options.reuse_address is None else options.reuse_address:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if options.reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

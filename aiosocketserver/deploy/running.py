@@ -26,8 +26,8 @@ from .errors import StartError
 from .exits import ExitSignals, exit_code
 from .notify import Notifier
 from .observing import observe
-from .service import Service, chosen_loop, loop_factory, make_servers
-from .settings import Settings, default_binds
+from .service import Service, loop_factory, make_servers
+from .settings import Settings, chosen_loop, default_binds
 from .snapshots import Snapshot, State
 from .targets import load_target
 from .worker import run_worker
@@ -109,17 +109,10 @@ class _Deployment:
         self._target = target
         self._settings = settings
         self._loop = chosen_loop(settings.loop)
-        options = settings.options
         self._servers = _made_already(target)
         self._opened = open_for_workers(
             settings.parsed_binds(),
-            SocketOptions(
-                backlog=options.get("request_queue_size", TCPServer.request_queue_size),
-                reuse_port=options.get("allow_reuse_port", False),
-                unix_mode=options.get("unix_mode"),
-                unix_owner=options.get("unix_owner"),
-                unix_group=options.get("unix_group"),
-            ),
+            SocketOptions.of(settings.options),
             settings.workers,
         )
         for sockets in self._opened:

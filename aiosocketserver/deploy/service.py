@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,16 +19,6 @@ from .settings import Settings
 from .targets import make_server
 
 logger = logging.getLogger("aiosocketserver.deploy")
-
-
-def chosen_loop(setting: str) -> str:
-    """`uvloop` or `asyncio`, for the setting of that name. Raises StartError without uvloop."""
-    installed = importlib.util.find_spec("uvloop") is not None
-    if setting == "auto":
-        return "uvloop" if installed else "asyncio"
-    if setting == "uvloop" and not installed:
-        raise StartError("the loop is to be uvloop, which is not installed: pip install uvloop")
-    return setting
 
 
 def loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 import re
 import tomllib
@@ -187,12 +188,8 @@ class Settings:
     """Options of the servers."""
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("loop", self.loop, LOOPS),
-            ("access_log", self.access_log, ACCESS_LOGS),
-        ):
-            if value not in choices:
-                raise StartError(f"{name} must be one of {', '.join(choices)}, and is {value!r}")
+        chosen_loop(self.loop)
+        _check_choice("access_log", self.access_log, ACCESS_LOGS)
         if self.workers < 1:
             raise StartError(f"workers must be a number above 0, and is {self.workers!r}")
         if self.worker_timeout < 2 * BEAT:
@@ -236,6 +233,25 @@ class Settings:
         if self.certfile is None:
             return None
         return CertificateFiles(self.certfile, self.keyfile, client_ca_file=self.client_ca_file)
+
+
+def chosen_loop(setting: str) -> str:
+    """`uvloop` or `asyncio`, for what the setting `loop` says.
+
+    Raises StartError for anything else, and for uvloop where it is not installed.
+    """
+    _check_choice("loop", setting, LOOPS)
+    installed = importlib.util.find_spec("uvloop") is not None
+    if setting == "auto":
+        return "uvloop" if installed else "asyncio"
+    if setting == "uvloop" and not installed:
+        raise StartError("the loop is to be uvloop, which is not installed: pip install uvloop")
+    return setting
+
+
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise StartError(f"{name} must be one of {', '.join(choices)}, and is {value!r}")
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -16,8 +16,8 @@ from .channel import Channel
 from .errors import StartError, report
 from .exits import CANNOT_START, ExitSignals, exit_code
 from .observing import observe
-from .service import Service, chosen_loop, loop_factory, make_servers
-from .settings import BEAT, Settings
+from .service import Service, loop_factory, make_servers
+from .settings import BEAT, Settings, chosen_loop
 from .snapshots import Snapshot
 
 logger = logging.getLogger("aiosocketserver.deploy")
