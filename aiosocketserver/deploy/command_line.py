@@ -67,21 +67,14 @@ def _flag(option: Option) -> click.Option:
     """The flag for an option of the servers."""
     dashed = f"--{option.name.replace('_', '-')}"
     described = f"{option.description[:1].upper()}{option.description[1:]}"
-    about: dict[str, Any] = {
-        "help": f"{described}. [{option.shown_default}]",
-        "envvar": _variable(option.name),
-    }
+    text = f"{described}. [{option.shown_default}]"
     if option.is_flag:
-        return click.Option([f"{dashed}/--no-{dashed[2:]}"], default=None, **about)
+        return click.Option([f"{dashed}/--no-{dashed[2:]}"], default=None, help=text)
     if option.choices:
-        return click.Option([dashed], type=click.Choice(option.choices), **about)
+        return click.Option([dashed], type=click.Choice(option.choices), help=text)
     if option.is_list:
-        return click.Option([dashed], multiple=True, metavar=option.metavar, **about)
-    return click.Option([dashed], type=_OptionType(option), **about)
-
-
-def _variable(name: str) -> str:
-    return f"AIOSOCKETSERVER_{name.upper()}"
+        return click.Option([dashed], multiple=True, metavar=option.metavar, help=text)
+    return click.Option([dashed], type=_OptionType(option), help=text)
 
 
 class _ServeCommand(click.Command):
@@ -124,7 +117,6 @@ def cli() -> None:
     "--bind",
     multiple=True,
     metavar="URL",
-    envvar=_variable("bind"),
     help="Where to listen: tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, unix://PATH, "
     "unix-dgram://PATH, fd://NUMBER or systemd://NAME; may be given several times. "
     "[what systemd passes, else tcp://127.0.0.1:9999]",
@@ -134,70 +126,58 @@ def cli() -> None:
     metavar="FILE",
     is_eager=True,
     callback=_read_config,
-    envvar=_variable("config"),
     help="A TOML file with settings.",
 )
 @click.option(
     "--workers",
     type=_Workers(),
     default=1,
-    envvar=_variable("workers"),
     help="Processes that serve, or auto: one for each processor. [1]",
 )
 @click.option(
     "--loop",
     type=click.Choice(LOOPS),
     default="auto",
-    envvar=_variable("loop"),
     help="The event loop; auto takes uvloop where it is installed. [auto]",
 )
-@click.option(
-    "--certfile", metavar="FILE", envvar=_variable("certfile"), help="The certificate for tls, PEM."
-)
+@click.option("--certfile", metavar="FILE", help="The certificate for tls, PEM.")
 @click.option(
     "--keyfile",
     metavar="FILE",
-    envvar=_variable("keyfile"),
     help="Its key, when it is not in the same file.",
 )
 @click.option(
     "--client-ca-file",
     metavar="FILE",
-    envvar=_variable("client_ca_file"),
     help="The authorities that a client's certificate has to come from. [clients need none]",
 )
 @click.option(
     "--metrics",
     metavar="HOST:PORT",
-    envvar=_variable("metrics"),
     help="Where to serve /metrics for Prometheus, /healthz and /readyz. [nowhere]",
 )
 @click.option(
     "--access-log",
     type=click.Choice(ACCESS_LOGS),
     default="off",
-    envvar=_variable("access_log"),
     help="A line for each request that has ended, on standard output. [off]",
 )
 @click.option(
     "--log-level",
     type=click.Choice(_LOG_LEVELS),
     default="info",
-    envvar=_variable("log_level"),
     help="What goes to standard error. [info]",
 )
 @click.option(
     "--worker-timeout",
     type=float,
     default=30.0,
-    envvar=_variable("worker_timeout"),
     help="Seconds without a sign of life after which a worker is replaced. [30]",
 )
 @click.option(
     "--drain-delay",
     type=float,
     default=0.0,
-    envvar=_variable("drain_delay"),
     help="Seconds from SIGTERM on in which it goes on accepting, but is not ready, so that load "
     "balancers hear of the end first. [0]",
 )
@@ -223,8 +203,10 @@ def serve(
     ctx.exit(serve_target(target, settings))
 
 
-for _option in _OPTIONS.values():
-    serve.params.append(_flag(_option))
+serve.params += map(_flag, _OPTIONS.values())
+for _param in serve.params:
+    if isinstance(_param, click.Option) and _param.name:
+        _param.envvar = f"AIOSOCKETSERVER_{_param.name.upper()}"
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..children import flush_standard_streams
+from ..stream_server import TCPServer
 from .binds import OpenSocket
 from .channel import Channel
 from .errors import StartError, report
@@ -39,7 +40,8 @@ def run_worker(
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
-        return _run(load, opened, settings, options, sock)
+        servers = make_servers(load(), opened, settings, options)
+        return _serve(servers, settings, sock)
     except StartError as error:
         report(error)
         return CANNOT_START
@@ -50,15 +52,7 @@ def run_worker(
         flush_standard_streams()
 
 
-def _run(
-    load: Callable[[], Any],
-    opened: Sequence[OpenSocket],
-    settings: Settings,
-    options: Mapping[str, Any],
-    sock: socket.socket,
-) -> int:
-    loop = chosen_loop(settings.loop)
-    servers = make_servers(load(), opened, settings, options)
+def _serve(servers: Sequence[TCPServer], settings: Settings, sock: socket.socket) -> int:
     durations = observe(servers, settings)
 
     async def serve() -> BaseException | None:
@@ -81,7 +75,7 @@ def _run(
             tell()
             channel.close()
 
-    with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(chosen_loop(settings.loop))) as runner:
         return exit_code(runner.run(serve()))
 
 
