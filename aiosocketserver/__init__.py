@@ -27,7 +27,7 @@ from .stream_server import TCPServer
 from .tls import CertificateFiles
 
 if TYPE_CHECKING:
-    from .deploy import run, serving
+    from .deploy import StartError, run, serving
 
 __all__ = [
     "BaseRequestHandler",
@@ -41,6 +41,7 @@ __all__ = [
     "ShutdownReport",
     "SocketReader",
     "SocketWriter",
+    "StartError",
     "Statistics",
     "StreamRequestHandler",
     "StreamSocket",
@@ -81,7 +82,7 @@ if hasattr(socket, "AF_UNIX"):
 
 def __getattr__(name: str) -> Any:
     # So that a program which serves by itself does not load them.
-    if name in ("run", "serving"):
+    if name in ("StartError", "run", "serving"):
         from . import deploy
 
         return getattr(deploy, name)

@@ -10,20 +10,12 @@ Start it, and talk to both from other terminals; Ctrl-C or SIGTERM stops it:
 """
 
 import argparse
-import asyncio
-import signal
+import logging
 import socketserver
 import sys
 import threading
 
-from aiosocketserver import StreamRequestHandler, TCPServer, ThreadingTCPServer
-
-try:
-    import uvloop
-except ImportError:
-    new_event_loop = asyncio.new_event_loop
-else:
-    new_event_loop = uvloop.new_event_loop
+from aiosocketserver import StreamRequestHandler, TCPServer, ThreadingTCPServer, run
 
 
 class Legacy(socketserver.StreamRequestHandler):
@@ -42,35 +34,20 @@ class Migrated(StreamRequestHandler):
             await self.wfile.write(threading.current_thread().name.encode() + b": " + line)
 
 
-async def serve(legacy: ThreadingTCPServer, migrated: TCPServer) -> None:
-    """Serve both until SIGINT or SIGTERM; `async with` then lets the handlers end."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    async with legacy, migrated:
-        for server, where in ((legacy, "in threads"), (migrated, "as tasks")):
-            await server.start_serving()
-            host, port = server.server_address
-            print(f"serving {where} on {host} port {port}, on {type(loop).__module__}")
-            print(f"to talk to it: nc {host} {port}", flush=True)
-        await stop.wait()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="A legacy handler beside a coroutine handler.")
     parser.add_argument("legacy_port", nargs="?", type=int, default=9997)
     parser.add_argument("port", nargs="?", type=int, default=9996)
     arguments = parser.parse_args()
+    logging.basicConfig(level="INFO", format="%(message)s")
     try:
         legacy = ThreadingTCPServer(
             ("127.0.0.1", arguments.legacy_port), Legacy, shutdown_timeout=1
         )
         migrated = TCPServer(("127.0.0.1", arguments.port), Migrated, shutdown_timeout=1)
-    except (OSError, ValueError) as error:
-        sys.exit(f"cannot serve there: {error}")
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve(legacy, migrated))
+    except (OSError, OverflowError) as error:
+        sys.exit(str(error))
+    sys.exit(run([legacy, migrated]))
 
 
 if __name__ == "__main__":

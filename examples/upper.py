@@ -1,90 +1,100 @@
-"""A server that upper-cases what it gets, on each of the four kinds of socket.
+"""A server that sends back in upper case what it gets, on each of the four kinds of socket.
 
-A stream handler has lines to read; a datagram handler has one datagram, and what it
-writes is the answer. The server class decides what the socket is.
+The handlers are a coroutine, or one made for socketserver that runs in threads or in
+children. They answer each piece as it comes, as the tutorial's server did: nothing tells
+where a message ends.
 
-Start one of these, and talk to it from another terminal; Ctrl-C or SIGTERM stops it:
+Start it, and talk to it from another terminal; Ctrl-C or SIGTERM stops it:
 
-    python examples/upper.py tcp [HOST:PORT]           nc 127.0.0.1 9998
-    python examples/upper.py udp [HOST:PORT]           nc -u 127.0.0.1 9998
-    python examples/upper.py unix [PATH]               nc -U /tmp/upper.sock
-    python examples/upper.py unix-datagram [PATH]      nc -uU /tmp/upper.sock
+    python examples/upper.py [--in tasks|threads|children] [BIND]
+
+    tcp://127.0.0.1:9999 (the default)     nc 127.0.0.1 9999
+    udp://127.0.0.1:9999                   nc -u 127.0.0.1 9999
+    unix:///tmp/upper.sock                 nc -U /tmp/upper.sock
+    unix-dgram:///tmp/upper.sock           nc -uU /tmp/upper.sock
 """
 
 import argparse
-import asyncio
-import signal
+import functools
+import logging
+import socketserver
 import sys
+from typing import Any
 
-from aiosocketserver import (
-    DatagramRequestHandler,
-    StreamRequestHandler,
-    TCPServer,
-    UDPServer,
-    UnixDatagramServer,
-    UnixStreamServer,
-)
+import aiosocketserver
+from aiosocketserver import StartError, run
 
-try:
-    import uvloop
-except ImportError:
-    new_event_loop = asyncio.new_event_loop
-else:
-    new_event_loop = uvloop.new_event_loop
+logger = logging.getLogger("upper")
+
+STREAM_SERVERS: dict[tuple[str, str], type[aiosocketserver.TCPServer]] = {
+    ("threads", "tcp"): aiosocketserver.ThreadingTCPServer,
+    ("threads", "unix"): aiosocketserver.ThreadingUnixStreamServer,
+    ("children", "tcp"): aiosocketserver.ForkingTCPServer,
+    ("children", "unix"): aiosocketserver.ForkingUnixStreamServer,
+}
+DATAGRAM_SERVERS: dict[tuple[str, str], type[aiosocketserver.UDPServer]] = {
+    ("threads", "udp"): aiosocketserver.ThreadingUDPServer,
+    ("threads", "unix-dgram"): aiosocketserver.ThreadingUnixDatagramServer,
+    ("children", "udp"): aiosocketserver.ForkingUDPServer,
+    ("children", "unix-dgram"): aiosocketserver.ForkingUnixDatagramServer,
+}
 
 
-class UpperLines(StreamRequestHandler):
+class Upper(aiosocketserver.BaseRequestHandler):
     async def handle(self) -> None:
-        async for line in self.rfile:
-            await self.wfile.write(line.upper())
+        try:
+            while data := await self.request.recv(1024):
+                await self.request.sendall(data.upper())
+        except ConnectionResetError:
+            logger.info("%s reset the connection", self.client_address)
 
 
-class UpperDatagram(DatagramRequestHandler):
+class LegacyUpper(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        try:
+            while data := self.request.recv(1024):
+                self.request.sendall(data.upper())
+        except ConnectionResetError:
+            logger.info("%s reset the connection", self.client_address)
+
+
+class UpperDatagram(aiosocketserver.DatagramRequestHandler):
     async def handle(self) -> None:
         # Both files are in memory, so there is nothing to await.
         self.wfile.write(self.rfile.read().upper())
 
 
-def make_server(kind: str, address: str | None) -> TCPServer:
-    """The server for one of the four kinds of socket; every server class derives from TCPServer."""
-    if kind == "unix":
-        return UnixStreamServer(address or "/tmp/upper.sock", UpperLines, shutdown_timeout=1)
-    if kind == "unix-datagram":
-        return UnixDatagramServer(address or "/tmp/upper.sock", UpperDatagram, shutdown_timeout=1)
-    host, _, port = (address or "127.0.0.1:9998").rpartition(":")
-    if kind == "udp":
-        return UDPServer((host, int(port)), UpperDatagram, shutdown_timeout=1)
-    return TCPServer((host, int(port)), UpperLines, shutdown_timeout=1)
+class LegacyUpperDatagram(socketserver.DatagramRequestHandler):
+    def handle(self) -> None:
+        self.wfile.write(self.rfile.read().upper())
 
 
-async def serve(server: TCPServer, kind: str) -> None:
-    """Serve until SIGINT or SIGTERM; `async with` then lets the handlers end."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    async with server:
-        await server.start_serving()
-        address = server.server_address
-        if isinstance(address, tuple):
-            address = f"{address[0]} {address[1]}"
-        print(f"upper-casing on {kind} {address}, on {type(loop).__module__}")
-        option = {"tcp": "", "udp": "-u ", "unix": "-U ", "unix-datagram": "-uU "}[kind]
-        print(f"to talk to it: nc {option}{address}", flush=True)
-        await stop.wait()
+def target(way: str, kind: str) -> Any:
+    """What `run` serves: a coroutine handler, or what makes a server for a legacy one."""
+    datagrams = kind in ("udp", "unix-dgram")
+    if way == "tasks":
+        return UpperDatagram if datagrams else Upper
+    if datagrams:
+        server = DATAGRAM_SERVERS[way, kind]
+        return functools.partial(server, RequestHandlerClass=LegacyUpperDatagram)
+    return functools.partial(STREAM_SERVERS[way, kind], RequestHandlerClass=LegacyUpper)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Upper-case what comes.")
-    parser.add_argument("kind", choices=("tcp", "udp", "unix", "unix-datagram"))
-    parser.add_argument("address", nargs="?", help="HOST:PORT, or the path of a Unix socket")
+    parser = argparse.ArgumentParser(description="Send back in upper case what comes.")
+    parser.add_argument(
+        "--in", dest="way", choices=("tasks", "threads", "children"), default="tasks"
+    )
+    parser.add_argument("bind", nargs="?", default="tcp://127.0.0.1:9999")
     arguments = parser.parse_args()
+    kind = arguments.bind.partition("://")[0]
+    if kind not in ("tcp", "udp", "unix", "unix-dgram"):
+        parser.error(f"BIND begins with tcp://, udp://, unix:// or unix-dgram://: {arguments.bind}")
+    logging.basicConfig(level="INFO", format="%(message)s")
     try:
-        server = make_server(arguments.kind, arguments.address)
-    except (OSError, ValueError) as error:
-        sys.exit(f"cannot serve there: {error}")
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve(server, arguments.kind))
+        sys.exit(run(target(arguments.way, kind), arguments.bind, shutdown_timeout=1))
+    except StartError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command `aiosocketserver serve` as a process, for tests of what it does."""
+"""A service as a process, for tests of what it does: `aiosocketserver serve`, or a program."""
 
 import contextlib
 import os
@@ -15,6 +15,9 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What a service tells at its start, after its log format's own beginning of a line.
+SERVING = re.compile(r"(?:^|\] )serving .* on ")
 
 # What the tests serve; a worker tells which process it is.
 APPLICATION = """
@@ -84,7 +87,7 @@ not_a_server = 5
 
 
 class Command:
-    """A running `aiosocketserver serve`; its standard error, line by line."""
+    """A running service in a process of its own; its standard error, line by line."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
@@ -111,7 +114,7 @@ class Command:
     @property
     def ports(self) -> list[int]:
         """The TCP and UDP ports that it serves on, when it has told."""
-        (line,) = [line for line in self.lines if "] serving " in line]
+        (line,) = [line for line in self.lines if SERVING.search(line)]
         return [int(port) for port in re.findall(r"(?:tcp|tls|udp)://[^ ,]*:(\d+)", line)]
 
     def children(self) -> list[int]:

@@ -22,6 +22,7 @@ PUBLIC = {
     "ShutdownReport",
     "SocketReader",
     "SocketWriter",
+    "StartError",
     "Statistics",
     "StreamRequestHandler",
     "StreamSocket",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.util
 import logging
 import platform
@@ -132,6 +133,8 @@ class _Deployment:
 
     def _tell_start(self) -> None:
         target = self._target
+        while isinstance(target, functools.partial):
+            target = target.func
         name = target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
         opened = self._opened[0]
         if self._servers:

@@ -1,0 +1,74 @@
+"""A program of examples/ as a process, for tests that talk to it as its docstring says."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+from tests.deploy_support import ROOT, SERVING, Command
+
+TIMEOUT = 20
+LOOPS = ["asyncio", "uvloop"]
+
+
+@contextlib.contextmanager
+def running(
+    name: str, *arguments: str, loop: str, folder: Path, code: int = 0
+) -> Generator[Command]:
+    """Run `examples/NAME.py` until the body ends, and see that it ends well.
+
+    At the latest SIGTERM ends it; then its exit code has to be `code`. `folder` is one
+    of the test's own.
+    """
+    path = [str(ROOT)]
+    if loop == "asyncio":
+        # To the programs uvloop is not installed.
+        hidden = folder / "without-uvloop"
+        hidden.mkdir(exist_ok=True)
+        (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['uvloop'] = None\n")
+        path.insert(0, str(hidden))
+    process = subprocess.Popen(
+        [sys.executable, f"examples/{name}.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    program = Command(process)
+    try:
+        first = program.until(SERVING.pattern).string
+        assert f", {loop}, " in first
+        yield program
+        if process.poll() is None:
+            assert program.end() == code, program.lines
+    finally:
+        program.close()
+
+
+def problem(name: str, *arguments: str) -> str:
+    """What an example says that cannot start: one line on standard error, and exit code 1."""
+    done = subprocess.run(
+        [sys.executable, f"examples/{name}.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def say(command: list[str], text: str) -> str:
+    """What a client prints that is told `text` and then the end of its input."""
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
