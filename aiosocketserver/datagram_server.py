@@ -30,7 +30,7 @@ class UDPServer(TCPServer):
     - max_concurrency: datagrams that are served at once, also in threads or children;
       1024
     - max_queue: datagrams that wait to be served, before the newest is dropped and
-      counted; 1024
+      counted (on a Unix socket senders wait instead); 1024
 
     A class variable without a keyword:
 
@@ -65,6 +65,9 @@ class UDPServer(TCPServer):
             "write_timeout",
         }
     )
+
+    # Whether a sender waits while the socket's buffer is full, so that nothing is lost.
+    _reliable = False
 
     # Python's own waiting must not come in between: MSG_DONTWAIT decides.
     _accept_timeout = None
@@ -117,6 +120,7 @@ class UDPServer(TCPServer):
                 serve=self._serve,
                 max_requests=self._max_requests,
                 max_queue=self.max_queue,
+                reliable=self._reliable,
             )
         self._dispatcher.start()
 
@@ -177,6 +181,11 @@ if hasattr(socket, "AF_UNIX"):
         A client is answered at the name that its own socket is bound to; without one it
         cannot be, and `sendto` raises OSError. See `UnixStreamServer` for what happens at
         the path.
+
+        Nothing is lost: at `max_queue` the server receives no more until there is room,
+        and senders wait (unix(7)).
         """
 
         address_family: int = socket.AF_UNIX
+
+        _reliable = True

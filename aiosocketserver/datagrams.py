@@ -39,8 +39,9 @@ class DatagramDispatcher:
 
     `get_request` returns one datagram as a request and its address, raising
     BlockingIOError when there is none; `serve` serves one. At most `max_requests()` are
-    in progress; then `max_queue` wait; then the newest is dropped and counted.
-    All methods run on the loop's thread.
+    in progress; then `max_queue` wait; then the newest is dropped and counted. A
+    `reliable` socket, one whose senders wait while its buffer is full, is read no more
+    until there is room again. All methods run on the loop's thread.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class DatagramDispatcher:
         serve: Callable[[InTask], Coroutine[Any, Any, None]],
         max_requests: Callable[[], int],
         max_queue: int,
+        reliable: bool,
     ) -> None:
         self._loop = loop
         self._socket = sock
@@ -63,6 +65,7 @@ class DatagramDispatcher:
         self._serve = serve
         self._max_requests = max_requests
         self._max_queue = max_queue
+        self._reliable = reliable
         # That of whoever serves, and not that of the request whose end makes room.
         self._context = copy_context()
         self._queue: deque[tuple[Any, Any]] = deque()
@@ -70,6 +73,7 @@ class DatagramDispatcher:
         self._workers: set[asyncio.Task[None]] = set()
         self._dispatch_scheduled = False
         self._registered = False
+        self._paused = False
         self._ended = False
         self._drained: asyncio.Future[None] | None = None
 
@@ -85,6 +89,7 @@ class DatagramDispatcher:
         if self._registered:
             self._loop.remove_reader(self._socket.fileno())
             self._registered = False
+        self._paused = False
 
     async def drain(self) -> None:
         """Take what the kernel holds, then read nothing more, and return when none is queued."""
@@ -118,31 +123,39 @@ class DatagramDispatcher:
 
     def room_made(self) -> None:
         """A request has ended: another one may take its place, on the next turn."""
-        if self._queue and not self._dispatch_scheduled:
+        if (self._queue or self._paused) and not self._dispatch_scheduled:
             self._dispatch_scheduled = True
             self._loop.call_soon(self._scheduled_dispatch, context=self._context)
 
     def _on_readable(self) -> None:
-        self._read_batch()
+        self._read_batch(min(DATAGRAM_BATCH, self._free()) if self._reliable else DATAGRAM_BATCH)
         self._dispatch()
-        # Those that there is room for are as good as served: a worker is on its way.
-        while len(self._queue) > self._max_queue + max(0, self._room()):
-            self._queue.pop()
-            self._statistics.datagrams_dropped += 1
+        if not self._reliable:
+            while self._free() < 0:
+                self._queue.pop()
+                self._statistics.datagrams_dropped += 1
+        elif self._free() <= 0:
+            self.stop()
+            self._paused = True
 
     def _room(self) -> int:
         return self._max_requests() - len(self._requests)
 
-    def _read_batch(self) -> bool:
+    def _free(self) -> int:
+        """How many more may be queued."""
+        # Those that there is room for are as good as served: a worker is on its way.
+        return self._max_queue + max(0, self._room()) - len(self._queue)
+
+    def _read_batch(self, size: int = DATAGRAM_BATCH) -> bool:
         """Queue one batch; True when there may be more."""
         before = len(self._queue)
         try:
-            return self._queue_batch()
+            return self._queue_batch(size)
         finally:
             self._statistics.datagrams_received += len(self._queue) - before
 
-    def _queue_batch(self) -> bool:
-        for _ in range(DATAGRAM_BATCH):
+    def _queue_batch(self, size: int) -> bool:
+        for _ in range(size):
             try:
                 self._queue.append(self._get_request())
             except BlockingIOError:
@@ -157,6 +170,9 @@ class DatagramDispatcher:
     def _scheduled_dispatch(self) -> None:
         self._dispatch_scheduled = False
         self._dispatch()
+        if self._paused and self._free() > 0:
+            self._paused = False
+            self.start()
 
     def _dispatch(self) -> None:
         """Have workers take what is queued. Loop callbacks only: it resumes them in place."""

@@ -1,8 +1,10 @@
 """How the datagrams of one socket are read, queued, dropped and drained."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import aiosocketserver
 from aiosocketserver.datagram_socket import kernel_drops
 from aiosocketserver.datagrams import DATAGRAM_BATCH
 from tests.datagram_support import CountingServer, Gated, Handler, ask
+from tests.support import until
 
 
 @pytest.fixture
@@ -82,6 +85,37 @@ async def test_without_queue_nothing_is_dropped_while_handlers_may_start(
         assert server.statistics.datagrams_dropped == 2
         assert len([await gated.begun.get() for _ in range(8)]) == 8
         gated.gate.set()
+
+
+@pytest.mark.parametrize("max_queue", [0, 3])
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "shuts down"])
+async def test_nothing_is_dropped_on_a_unix_socket_whose_senders_wait(
+    gated: type[Gated], tmp_path: Path, max_queue: int, ends: bool
+) -> None:
+    options: dict[str, Any] = {"max_concurrency": 2, "max_queue": max_queue}
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        async with aiosocketserver.UnixDatagramServer(path, gated, **options) as server:
+            await server.start_serving()
+            # The kernel keeps about ten, or more where the administrator says so.
+            kept = 0
+            with contextlib.suppress(BlockingIOError):
+                while kept < 600:
+                    sender.sendto(b"%d" % kept, path)
+                    kept += 1
+            first = [await gated.begun.get() for _ in range(2)]
+            await until(lambda: server.statistics.datagrams_received == 2 + max_queue)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert server.statistics.datagrams_received == 2 + max_queue
+            gated.gate.set()
+            if ends:
+                await server.shutdown()
+            assert first + [await gated.begun.get() for _ in range(kept - 2)] == [
+                b"%d" % number for number in range(kept)
+            ]
+            assert server.statistics.datagrams_dropped == 0
 
 
 async def test_every_datagram_of_a_flood_is_handled_or_counted(client: socket.socket) -> None:
