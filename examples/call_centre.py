@@ -38,7 +38,7 @@ LONGEST = 1024
 class Inputs:
     """Tells the inputs of a caller apart: bytes in, whole inputs out."""
 
-    _input = re.compile(rb"\s*(?:(0|exit)|([^\n]*)\n)")
+    _input = re.compile(rb"(0|exit)|([^\n]*)\n")
 
     def __init__(self) -> None:
         self._begun = b""
