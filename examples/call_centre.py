@@ -102,8 +102,8 @@ class LegacyCall(compat.BaseRequestHandler):
 def serve_legacy(port: int) -> None:
     """As a program for socketserver serves: blocking, until Ctrl-C."""
     with compat.ThreadingTCPServer(("127.0.0.1", port), LegacyCall) as server:
-        host, port = server.server_address[:2]
-        print(f"serving LegacyCall on tcp://{host}:{port} (compat)", file=sys.stderr)
+        port = server.server_address[1]
+        print(f"serving LegacyCall on tcp://127.0.0.1:{port} (compat)", file=sys.stderr)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
 

@@ -22,7 +22,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import socket
 import sqlite3
 import sys
 import time
@@ -111,7 +110,11 @@ class Message(BaseRequestHandler):
         facility, severity = divmod(int(found[1]) if found else DEFAULT_PRIORITY, 8)
         text = data[found.end() if found else 0 :].decode(errors="backslashreplace")
         sender = self.client_address
-        host = "local" if self.server.address_family == socket.AF_UNIX else str(sender[0])
+        match sender:
+            case (str(host), _, *_):
+                pass
+            case _:
+                host = "local"
         is_written = await self.store.add((time.time(), host, facility, severity, text))
         # On a Unix socket a sender has a name only if it wants answers.
         if is_written and self.acknowledges and sender:
