@@ -149,3 +149,15 @@ def test_load_notices_a_wrong_answer(
     assert done.returncode == 1
     assert complaint in done.stderr
     assert "requests" not in done.stdout
+
+
+def test_the_four_models_of_the_time_server_are_measured() -> None:
+    few = ["--clients", "1", "3", "--messages", "2", "--pause", "0", "--rounds", "1"]
+    done = run([sys.executable, "-m", "benchmarks.models", *few])
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:1] == "|"]
+    assert [row[0] for row in rows[2:]] == ["1"] * 4 + ["3"] * 4
+    assert {len(row) for row in rows} == {8}
+    threads = {row[1]: int(row[6]) for row in rows[6:]}
+    assert threads["a task for each"] == 1
+    assert threads["one connection at a time"] == 2
