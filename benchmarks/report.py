@@ -17,7 +17,7 @@ def write_report(results: Results, plots: dict[str, str]) -> str:
         (
             f"Made by `make bench` on {results.date}, {results.rounds} rounds of "
             f"{results.seconds:g} s for each server and work. "
-            "[How to read it](../../benchmarks/README.md)."
+            "[How to read it](README.md#how-to-read-it)."
         ),
         "## Machine and versions",
         _table(("", ""), results.machine.items()),
