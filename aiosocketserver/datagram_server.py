@@ -43,7 +43,6 @@ class UDPServer(TCPServer):
     max_concurrency: int = 1024
     max_queue: int = 1024
 
-    # They are TCPServer's and would do nothing here.
     without_options: ClassVar[frozenset[str]] = frozenset(
         {
             "handshake_timeout",
@@ -65,6 +64,7 @@ class UDPServer(TCPServer):
             "write_timeout",
         }
     )
+    """Options of `TCPServer` that would do nothing here; the constructor refuses them."""
 
     # Whether a sender waits while the socket's buffer is full, so that nothing is lost.
     _reliable = False

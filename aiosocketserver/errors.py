@@ -14,14 +14,15 @@ class LimitExceeded(ValueError):
 class TimedOut(TimeoutError):
     """A time-out of the server has struck: the connection will be closed.
 
-    `option` is its name, as "idle_timeout". Raised where the handler waits, and again
-    at each further wait for the client. A time-out that the handler has set itself,
-    with `settimeout`, is a plain TimeoutError.
+    Raised where the handler waits, and again at each further wait for the client. A
+    time-out that the handler has set itself, with `settimeout`, is a plain
+    TimeoutError.
     """
 
     def __init__(self, option: str) -> None:
         super().__init__(option)
         self.option = option
+        """Its name, as "idle_timeout"."""
 
     def __str__(self) -> str:
         return f"timed out: the server's {self.option} has passed"

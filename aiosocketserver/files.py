@@ -27,6 +27,10 @@ class SocketReader:
     A line may have `max_line_size` bytes, with its end, and a block `max_block_size`;
     a longer one is a `LimitExceeded`, which takes nothing: the connection stays usable
     and `read1` gets at what arrived. Left to itself, the error ends the connection.
+
+    Instance variables:
+
+    - max_line_size, max_block_size: the server's, in bytes
     """
 
     __slots__ = ("_buffer", "_segment_size", "_socket", "max_block_size", "max_line_size")

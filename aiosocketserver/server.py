@@ -68,6 +68,7 @@ class BaseServer(DrainingServer):
       where it waits for its client and is cancelled elsewhere; the connection of a
       legacy one is shut down, its child is terminated. See `handle_timed_out`
     - max_threads: see there
+    - max_line_size, max_block_size: of stream servers; see `TCPServer`
 
     Instance variables:
 

@@ -75,10 +75,14 @@ class Statistics:
     datagrams_dropped: int = 0
     """Datagrams dropped because `max_concurrency` handlers ran and `max_queue` waited."""
 
-    # For the properties: those in progress, and the bytes of those that have ended.
     in_progress: AbstractSet[InProgress] = field(default=frozenset(), repr=False)
+    """The requests that are in progress, for `active` and the bytes."""
+
     received_before: int = field(default=0, repr=False)
+    """What of `bytes_received` belongs to requests that have ended."""
+
     sent_before: int = field(default=0, repr=False)
+    """What of `bytes_sent` belongs to them."""
 
     @property
     def active(self) -> int:

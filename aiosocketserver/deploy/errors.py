@@ -13,8 +13,8 @@ class StartError(ValueError):
     right.
     """
 
-    # Whether its cause was raised by the user's own code, who wants to see where.
     shows_cause = False
+    """Whether its cause was raised by the user's own code, who wants to see where."""
 
 
 def report(error: StartError) -> None:
