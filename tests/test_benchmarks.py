@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.programs import has_openssl
+from tests.page_support import Page
+
+PAGE = Page("docs/benchmarks/README.md")
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -72,6 +76,17 @@ def test_every_server_does_its_work(
         assert f"| {name} | " in report
     for plot in tmp_path.glob("*.svg"):
         assert f"({plot.name})" in report
+
+
+@PAGE.executes()
+@pytest.mark.parametrize("command", PAGE.blocks("sh")[0].splitlines())
+def test_the_commands_of_its_page_would_run(command: str) -> None:
+    make, bench, *rest = shlex.split(command, comments=True)
+    assert (make, bench) == ("make", "bench")
+    arguments = [word for text in rest for word in text.removeprefix("ARGS=").split()]
+    # The list of what there is comes when works and peers have been chosen.
+    done = run([*BENCHMARKS, *arguments, "--list"])
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_list_names_works_and_peers() -> None:

@@ -30,16 +30,19 @@ def get(address: tuple[str, int], path: str) -> int:
     return status
 
 
+@PAGE.executes("One line changed", 0)
 def test_one_changed_line() -> None:
     with serving(PAGE.namespace("One line changed")["server"]) as server:
         assert ask(server.server_address, b"one\ntwo\n") == b"one\ntwo\n"
 
 
+@PAGE.executes("One line changed", 1)
 def test_a_class_half_from_here_and_half_from_there() -> None:
     with serving(PAGE.namespace("One line changed", 1)["server"]) as server:
         assert get(server.server_address, "/no-such-file") == 404
 
 
+@PAGE.executes("Two lines, before all others")
 def test_two_lines_before_all_others() -> None:
     program = PAGE.source("Two lines, before all others") + (
         "import threading, urllib.request\n"
@@ -61,6 +64,7 @@ def test_two_lines_before_all_others() -> None:
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
 
 
+@PAGE.executes("No line changed")
 def test_no_line_changed(tmp_path: Path) -> None:
     first, second = PAGE.blocks("sh", "No line changed")[0].splitlines()
     (tmp_path / "server.py").write_text("import socketserver, sys\nprint(sys.argv, socketserver)")
@@ -83,6 +87,7 @@ def test_no_line_changed(tmp_path: Path) -> None:
         assert server.wait(TIMEOUT) == 0
 
 
+@PAGE.executes("2. One handler after the other")
 def test_one_handler_after_the_other() -> None:
     names = PAGE.namespace("2. One handler after the other")
     names["start"]()
@@ -91,6 +96,7 @@ def test_one_handler_after_the_other() -> None:
     names["stop"]()
 
 
+@PAGE.executes("All servers on one loop")
 async def test_all_servers_on_one_loop() -> None:
     names = PAGE.namespace("All servers on one loop")
     addresses = [names[name].server_address for name in ("commands", "events")]
