@@ -4,6 +4,7 @@
 #   make test      run every check: linters, type checkers, tests on each Python found, coverage
 #   make test-cpython   run CPython's own tests with compat in the place of socketserver
 #   make lint      the linters and type checkers only
+#   make docs      build the documentation site into site/
 #   make format    put the code into the form that `make lint` asks for
 #   make mutants   put known faults into copies of the package: the tests must catch each
 #   make bench     measure servers here and elsewhere; ARGS=--quick in two minutes, ARGS=--help
@@ -28,12 +29,16 @@ OTHERS := $(filter-out $(MAIN),$(VERSIONS))
 CREATED := .venv/.created-$(MAIN)
 SERVES := .venv/.installed-to-serve
 MEASURES := .venv/.installed-to-measure
+DOCUMENTS := .venv/.installed-to-document
 CHECKS := .venv/.installed-to-check
 OTHER_CHECKS := $(OTHERS:%=.venv/python%/.installed-to-check)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --editable
 RUN := .venv/bin/python
 
-.PHONY: serve test test-cpython lint format mutants bench soak clean
+# What its makers have to say of the theme's successor is not for every build.
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: serve test test-cpython lint docs format mutants bench soak clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVES)
@@ -49,6 +54,10 @@ test-cpython: $(CHECKS) $(OTHER_CHECKS)
 lint: $(CHECKS)
 	@$(RUN) tools/checks.py lint
 
+docs: $(DOCUMENTS)
+	@# Not with --quiet, which keeps --strict from seeing the warnings.
+	@$(RUN) -m mkdocs build --strict
+
 format: $(CHECKS)
 	@$(RUN) -m ruff check --fix-only --quiet
 	@$(RUN) -m ruff format
@@ -63,7 +72,7 @@ soak: $(MEASURES)
 	@$(RUN) -m benchmarks.soak $(ARGS)
 
 clean:
-	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist htmlcov site .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CREATED):
@@ -81,6 +90,11 @@ $(SERVES): $(CREATED) pyproject.toml
 $(MEASURES): $(CREATED) pyproject.toml
 	@echo "installing what is measured"
 	@$(RUN) $(PIP_INSTALL) '.[bench]'
+	@touch $@
+
+$(DOCUMENTS): $(CREATED) pyproject.toml
+	@echo "installing what the documentation is built with"
+	@$(RUN) $(PIP_INSTALL) '.[docs]'
 	@touch $@
 
 $(CHECKS): $(CREATED) pyproject.toml

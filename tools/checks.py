@@ -1,8 +1,9 @@
 """Run the project's checks: `checks.py lint`, or `checks.py test PYTHON...` for all of them.
 
-`test` runs the test suite under each interpreter given, a few at a time, beside the linters
-and type checkers. Output is kept and printed in a fixed order: the linters first, then the coverage
-under the first interpreter, last each test run, so that pytest's summary ends it all.
+`test` runs the test suite under each interpreter given, a few at a time, beside the linters,
+the type checkers and the build of the documentation. Output is kept and printed in a fixed
+order: the linters first, then the coverage under the first interpreter, last each test run,
+so that pytest's summary ends it all.
 """
 
 import subprocess
@@ -69,6 +70,11 @@ def lint_checks() -> list[Check]:
     return checks
 
 
+def docs_check() -> Check:
+    # Not with --quiet, which keeps --strict from seeing the warnings.
+    return Check("docs", python("-m", "mkdocs", "build", "--strict"))
+
+
 def test_check(interpreter: str, *, measured: bool) -> Check:
     version = subprocess.run(
         [interpreter, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
@@ -111,6 +117,7 @@ def main(arguments: list[str]) -> int:
     if tests:
         # First, so that pytest's summary comes last.
         tests.insert(0, cpython_check(interpreters))
+        lints.append(docs_check())
     coverage: list[Check] = []
 
     if tests:
