@@ -290,15 +290,15 @@ class _Worker(threading.Thread):
 _pools: weakref.WeakSet[ThreadPool] = weakref.WeakSet()
 
 
-def _end_all_idle() -> None:
-    for pool in list(_pools):
-        pool.end_idle()
+def end_all_idle() -> list[threading.Thread]:
+    """End the idle threads of every pool; those that have not ended yet, to be joined."""
+    return [thread for pool in list(_pools) for thread in pool.end_idle()]
 
 
 # The interpreter joins all threads that are not daemons before it runs what `atexit`
 # registers. The hook before that is not public; concurrent.futures needs it for the
 # same reason.
-threading._register_atexit(_end_all_idle)  # type: ignore[attr-defined]
+threading._register_atexit(end_all_idle)  # type: ignore[attr-defined]
 
 
 def _forget_threads() -> None:

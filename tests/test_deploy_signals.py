@@ -49,6 +49,26 @@ def test_the_second_signal_ends_it_at_once(handler: str, workers: str, tmp_path:
         assert command.wait() == 128 + signal.SIGTERM
 
 
+def test_a_thread_without_a_job_is_not_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "slow_threads.py").write_text(
+        "import time\n"
+        "from aiosocketserver import BaseRequestHandler\n"
+        "from aiosocketserver.threads import _Worker\n"
+        "run = _Worker.run\n"
+        "def run_slowly(self):\n"
+        "    run(self)\n"
+        "    time.sleep(0.2)\n"
+        "_Worker.run = run_slowly\n"
+        "class Handler(BaseRequestHandler):\n"
+        "    async def handle(self):\n"
+        "        await self.request.sendall(await self.server.run_in_thread(bytes, 1))\n"
+    )
+    with serving_application(tmp_path, "slow_threads:Handler", *BIND) as command:
+        assert ask(command.ports[0]) == b"\0"
+        assert command.end() == 0
+        assert not any("left behind" in line for line in command.lines)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_thread_that_is_stuck_keeps_nobody(workers: str, tmp_path: Path) -> None:
     arguments = (

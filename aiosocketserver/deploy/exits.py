@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import NoReturn, Self
 
+from ..threads import end_all_idle
+
 logger = logging.getLogger("aiosocketserver.deploy")
 
 # Nothing was served: a setting, a bind, a certificate or the target is wrong.
@@ -78,6 +80,9 @@ def exit_code(end: BaseException | None) -> int:
 
 def leave(code: int) -> NoReturn:
     """End the interpreter, also when a thread that was given up is still busy."""
+    # Those without a job are about to end, and nobody has to be told of them.
+    for thread in end_all_idle():
+        thread.join()
     others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
     if not others:
         sys.exit(code)
