@@ -230,10 +230,12 @@ def test_end_idle_ends_idle_threads_now_and_busy_ones_after_their_job(pool: Thre
     assert not busy.thread.is_alive()
 
 
-# pytest counts it, where threading's own hook is silent.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_system_exit_ends_only_its_job(pool: ThreadPool) -> None:
+def test_system_exit_ends_only_its_job(pool: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: SimpleQueue[threading.ExceptHookArgs] = SimpleQueue()
+    monkeypatch.setattr(threading, "excepthook", reported.put)
     pool.submit(sys.exit, Context())
+    # threading's own hook is silent about it.
+    assert reported.get(timeout=10).exc_type is SystemExit
     assert run(pool, lambda: "goes on") == "goes on"
 
 
