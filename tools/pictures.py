@@ -58,7 +58,7 @@ def visit(port: int, seconds: float, pause: float) -> None:
 def web(browser: Browser, path: Path) -> None:
     """The page of the web server after a minute with visitors who come and go."""
     chance = random.Random(8)
-    with running("examples/web/server.py", "tcp://127.0.0.1:8080") as port:
+    with running("examples/web/web_server.py", "tcp://127.0.0.1:8080") as port:
         page = browser.new_page(viewport={"width": 1200, "height": 750}, color_scheme="light")
         page.goto(f"http://127.0.0.1:{port}/")
         with ThreadPoolExecutor(40) as visitors:

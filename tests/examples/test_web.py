@@ -1,4 +1,4 @@
-"""web/server.py, with curl and with clients that misbehave. Its page: test_web_page.py."""
+"""web/web_server.py, with curl and with clients that misbehave. Its page: test_web_page.py."""
 
 import contextlib
 import json
@@ -88,7 +88,7 @@ def site(
     with pytest.MonkeyPatch.context() as patch:
         # HTTP has its dates in UTC, whatever the time zone.
         patch.setenv("TZ", "JST-9")
-        with running("web/server", *arguments, loop=loop, folder=outside) as program:
+        with running("web/web_server", *arguments, loop=loop, folder=outside) as program:
             yield Site(program, folder)
     assert not [line for line in program.lines if "xception" in line]
 
@@ -515,7 +515,9 @@ def test_a_client_that_leaves_within_a_download_leaves_nothing_behind(site: Site
 def test_a_file_that_becomes_shorter_ends_the_connection(loop: str, tmp_path: Path) -> None:
     path = tmp_path / "large.bin"
     path.write_bytes(LARGE)
-    with running("web/server", "--folder", str(tmp_path), BIND, loop=loop, folder=tmp_path) as web:
+    with running(
+        "web/web_server", "--folder", str(tmp_path), BIND, loop=loop, folder=tmp_path
+    ) as web:
         with connect(Site(web, tmp_path)) as client:
             client.sendall(head("GET /large.bin HTTP/1.1", "Host: x"))
             received = client.recv(1000)
@@ -612,7 +614,9 @@ def test_sigterm_ends_what_is_idle_at_once_and_lets_a_download_finish(
 ) -> None:
     (tmp_path / "large.bin").write_bytes(LARGE)
     with (
-        running("web/server", "--folder", str(tmp_path), BIND, loop=loop, folder=tmp_path) as web,
+        running(
+            "web/web_server", "--folder", str(tmp_path), BIND, loop=loop, folder=tmp_path
+        ) as web,
         connect(Site(web, tmp_path)) as idle,
         connect(Site(web, tmp_path)) as page,
         connect(Site(web, tmp_path)) as download,
@@ -650,8 +654,8 @@ def test_sigterm_ends_what_is_idle_at_once_and_lets_a_download_finish(
 HANDLER = """
 import functools
 from pathlib import Path
-import server
-handler = functools.partial(server.Web, site=server.Site(Path({folder!r})))
+import web_server
+handler = functools.partial(web_server.Web, site=web_server.Site(Path({folder!r})))
 """
 
 
@@ -692,12 +696,12 @@ def test_slow_clients_are_ended_by_the_options_of_the_server(loop: str, tmp_path
 
 
 def test_it_says_in_one_line_why_it_cannot_serve() -> None:
-    assert problem("web/server", "tcp://127.0.0.1:x").startswith("cannot bind to 'tcp://")
+    assert problem("web/web_server", "tcp://127.0.0.1:x").startswith("cannot bind to 'tcp://")
 
 
 def test_a_folder_has_to_be_there(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "examples/web/server.py", "--folder", str(tmp_path / "nothing")],
+        [sys.executable, "examples/web/web_server.py", "--folder", str(tmp_path / "nothing")],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

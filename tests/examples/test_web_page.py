@@ -1,4 +1,4 @@
-"""The page of web/server.py in Chromium: on one loop, for each start of it takes seconds."""
+"""The page of web/web_server.py in Chromium: on one loop, for each start of it takes seconds."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def test_the_page_is_alive(page: Page, tmp_path: Path) -> None:
     # What the Content-Security-Policy forbids and files that are not there are told here, too.
     page.on("console", lambda message: errors.append(message.text))
     state, greeting, line = map(page.locator, ("#state", "#greeting", "#rate .line"))
-    with running("web/server", "tcp://127.0.0.1:0", loop="uvloop", folder=tmp_path) as web:
+    with running("web/web_server", "tcp://127.0.0.1:0", loop="uvloop", folder=tmp_path) as web:
         url = f"http://127.0.0.1:{web.ports[0]}/"
         page.goto(url)
         expect(state).to_have_text("live")
@@ -70,6 +70,6 @@ def test_the_page_is_alive(page: Page, tmp_path: Path) -> None:
         assert page.evaluate("window.ran") is None
     expect(state).to_have_text("reconnecting")
     bind = url.removesuffix("/").replace("http", "tcp")
-    with running("web/server", bind, loop="uvloop", folder=tmp_path) as web:
+    with running("web/web_server", bind, loop="uvloop", folder=tmp_path) as web:
         expect(state).to_have_text("live")
         page.wait_for_function(f"before => {requests} < before", arg=before)

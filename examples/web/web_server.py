@@ -3,7 +3,7 @@
 It needs h11: pip install '.[examples]'. Start it, and open it in a browser or talk to it from
 another terminal; Ctrl-C or SIGTERM stops it:
 
-    python examples/web/server.py [--folder PATH] [BIND]        (tcp://127.0.0.1:8080)
+    python examples/web/web_server.py [--folder PATH] [BIND]        (tcp://127.0.0.1:8080)
 
     http://127.0.0.1:8080/                      the page, or the index.html of PATH
     curl http://127.0.0.1:8080/hello
