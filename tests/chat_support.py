@@ -7,7 +7,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 from messages import Message, decode, encode
-
 from tests.deploy_support import Command
 from tests.example_support import TIMEOUT, running
 

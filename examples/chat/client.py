@@ -19,9 +19,10 @@ import urllib.parse
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 
-from messages import BadMessage, Message, encode, receive
 from prompt_toolkit import PromptSession
 from prompt_toolkit.patch_stdout import patch_stdout
+
+from messages import BadMessage, Message, encode, receive
 
 # Seconds for the connection, and again for the server to let us in.
 CONNECT_TIMEOUT = 10

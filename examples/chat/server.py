@@ -18,10 +18,9 @@ import socket
 import sys
 from typing import Any
 
+from aiosocketserver import StartError, StreamRequestHandler, run
 from messages import BadMessage, Message, encode, receive
 from room import MAX_QUEUE, Member, Room
-
-from aiosocketserver import StartError, StreamRequestHandler, run
 
 logger = logging.getLogger("chat")
 

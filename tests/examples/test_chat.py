@@ -7,9 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from messages import MAX_LENGTH, MAX_SIZE, Message, encode
 from room import MAX_QUEUE
-
 from tests.chat_support import Peer, chat_room, frame, joined, left, said
 from tests.example_support import LOOPS, problem
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import pyte
 import pytest
-from messages import Message, encode
 
+from messages import Message, encode
 from tests.chat_support import Peer, chat_room, frame, joined, left, said
 from tests.deploy_support import ROOT
 from tests.example_support import LOOPS, TIMEOUT

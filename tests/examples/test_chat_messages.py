@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from messages import MAX_LENGTH, MAX_SIZE, BadMessage, Message, decode, encode, receive
 from room import MAX_QUEUE, Member, Room
 

@@ -40,6 +40,6 @@ def test_it_tells_its_arguments(path: Path) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", ["echo", "upper"])
+@pytest.mark.parametrize("name", ["chat/server", "echo", "upper", "web/web_server"])
 def test_it_says_in_one_line_why_it_cannot_serve(name: str) -> None:
     assert problem(name, "tcp://127.0.0.1:x").startswith("cannot bind to 'tcp://127.0.0.1:x'")
