@@ -367,7 +367,7 @@ class RequestPipeline(Bridge):
         """
         error = sys.exception()
         if error is not None and self._is_clients_fault(error, request):
-            logger.info("the client %r was lost: %s", client_address, error)
+            logger.info("the client %r was lost: %s", client_address, _told(error))
         else:
             logger.error("exception while serving %r", client_address, exc_info=error)
 
@@ -389,6 +389,14 @@ class RequestPipeline(Bridge):
 
         May be a coroutine. An exception ends `serve_forever`.
         """
+
+
+def _told(error: BaseException) -> str:
+    """What an error says in one line; a group, as a TaskGroup raises, what its errors say."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return "; ".join(dict.fromkeys(map(_told, group.exceptions)))
+    return str(error)
 
 
 def _was_awaited(made: BaseRequestHandler | Coroutine[Any, Any, None]) -> bool:

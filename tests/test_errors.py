@@ -213,7 +213,9 @@ async def test_a_client_that_is_too_slow_counts_as_vanished() -> None:
         assert await counted(server) == (1, 0)
 
 
-async def test_a_group_of_the_connections_own_errors_is_a_client_that_vanished() -> None:
+async def test_a_group_of_the_connections_own_errors_is_a_client_that_vanished(
+    records: Callable[[], list[logging.LogRecord]],
+) -> None:
     class Grouping(BaseRequestHandler):
         async def handle(self) -> None:
             await self.request.sendall(b"?")
@@ -224,8 +226,14 @@ async def test_a_group_of_the_connections_own_errors_is_a_client_that_vanished()
         await server.start_serving()
         async with client_of(server.server_address) as client:
             assert await client.receive(1) == b"?"
+            name = client.sock.getsockname()
             reset(client)
         assert await counted(server) == (1, 0)
+    (record,) = records()
+    # What happened, and not that it happened in a group.
+    assert record.getMessage() == (
+        f"the client {name!r} was lost: [Errno {errno.ECONNRESET}] Connection reset by peer"
+    )
 
 
 async def test_a_reset_by_the_handlers_database_is_the_handlers_failure(
