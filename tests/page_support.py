@@ -8,7 +8,7 @@ talks to, and pass over blocks of other languages.
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ _FENCED = re.compile(
     r"(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
+_PROMPTED = re.compile(r"[^\s>]+> (.*)")
 
 T = TypeVar("T")
 
@@ -34,13 +35,61 @@ class Block:
     page: str
     line: int
     section: str
+    # The paragraph before it.
+    introduction: str
     language: str
-    # The name of the file that it is, if it is one.
+    # The name of the file that it is, or of the terminal, if it has one.
     title: str | None
     text: str
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line} ({self.language or 'no language'})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A command in a `console` block and the lines after it, or the lines before any command."""
+
+    block: Block
+    command: str | None
+    lines: list[str]
+
+    @property
+    def serves(self) -> bool:
+        """Whether the command is a server, which goes on in its terminal."""
+        return bool(self.lines) and re.search(r"\bserving ", self.lines[-1]) is not None
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether something is typed after the command, to the program."""
+        return self.block.title is not None or (self.command or "").startswith("nc ")
+
+    @property
+    def conversation(self) -> Iterator[tuple[str, str]]:
+        """For each line what is shown, and what is typed behind that."""
+        named = set(re.findall(r"`([^`]+)`", self.block.introduction)) & set(self.lines)
+        for number, line in enumerate(self.lines):
+            if line == "^C":
+                typed = line
+            elif self.block.title is not None:
+                prompted = _PROMPTED.fullmatch(line)
+                typed = prompted[1] if prompted else ""
+            elif self.is_conversation and (line in named if named else number % 2 == 0):
+                typed = line
+            else:
+                typed = ""
+            yield line.removesuffix(typed), typed
+
+
+def entries(block: Block) -> Iterator[Entry]:
+    """What a `console` block consists of."""
+    shown, *commands = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+    if shown:
+        yield Entry(block, None, shown.splitlines())
+    for typed in commands:
+        # A line that ends in a backslash goes on.
+        command, lines = re.split(r"(?<!\\)\n", typed, maxsplit=1)
+        yield Entry(block, command, lines.splitlines())
 
 
 # Those that tests execute.
@@ -62,6 +111,7 @@ class Page:
             self.name,
             before.count("\n") + 1,
             sections[-1] if sections else "",
+            before.rstrip().rpartition("\n\n")[2],
             match["language"],
             match["title"],
             re.sub(f"^{match['indent']}", "", match["text"], flags=re.MULTILINE),

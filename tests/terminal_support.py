@@ -1,40 +1,19 @@
-"""A page that is followed word for word: its files are written, its commands are typed.
-
-- A block with a title is a file.
-- A `console` block is a terminal. A command follows `$ `, and then comes what it shows;
-  `...` stands for any lines, or for anything within a line.
-- A command whose last line says that it is serving goes on in its terminal, and the next
-  block is another one. A block without a command is the terminal of the server that was
-  started last, until it ends; `^C` is typed there.
-- Lines after `nc` are typed and answered in turn.
-
-Ports, process ids, times and the version of Python may differ from those on the page.
-"""
+"""A command in a terminal of its own, and somebody who reads and types there."""
 
 import os
-import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import termios
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
-from tests.page_support import Page
+import pyte
 
-TIMEOUT = 60
-
-_PORT = re.compile(r"\b9\d{3}\b")
-_PROCESS_ID = re.compile(r"(?<=\[)\d+(?=\])")
-
-# What is another in each run, and as good.
-_VARYING = re.compile(
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"  # the time of a log record
-    r"|\d+\.\d\ds\b"  # how long tests took
-    r"|(?<=Python )\d[\d.]+\d"
-)
+# Seconds for a program to show something. pytest's own limit would end the whole run.
+TIMEOUT = 50
 
 # Makes the terminal that of the command, whom Ctrl-C then reaches, and becomes it.
 _IN_TERMINAL = (
@@ -42,18 +21,29 @@ _IN_TERMINAL = (
     "os.execvp(sys.argv[1], sys.argv[1:])"
 )
 
-# Leaves the variables that the command has set to those that follow.
-_KEEPING = 'eval "$1"; status=$?; env -0 >"$2"; exit $status'
+
+class Screen(pyte.Screen):
+    """What is on a terminal; it answers when a program asks where the cursor is."""
+
+    def __init__(self, columns: int, lines: int, descriptor: int) -> None:
+        super().__init__(columns, lines)
+        self._descriptor = descriptor
+
+    def write_process_input(self, data: str) -> None:
+        os.write(self._descriptor, data.encode())
 
 
 class Terminal:
     """A command in a terminal of its own."""
 
     def __init__(self, command: list[str], folder: Path, variables: dict[str, str]) -> None:
-        self._unread = b""
         self._master, slave = os.openpty()
-        # Wide enough for any line.
-        termios.tcsetwinsize(slave, (50, 500))
+        # Large enough for any line, and for all of them.
+        self._screen = Screen(500, 1000, self._master)
+        self._output = pyte.ByteStream(self._screen)
+        # The first row that was not read.
+        self._next = 0
+        termios.tcsetwinsize(slave, (self._screen.lines, self._screen.columns))
         self._process = subprocess.Popen(
             [sys.executable, "-c", _IN_TERMINAL, *command],
             cwd=folder,
@@ -67,34 +57,64 @@ class Terminal:
 
     def line(self) -> str | None:
         """The next line that it shows; None when it has ended."""
-        while b"\n" not in self._unread:
-            if not self._read():
-                rest, self._unread = self._unread, b""
-                return rest.decode() or None
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line.decode().rstrip("\r")
+        while self._screen.cursor.y <= self._next and self._read():
+            pass
+        line = self._row(self._next)
+        if self._screen.cursor.y <= self._next and not line:
+            return None
+        self._next += 1
+        return line.rpartition("^C")[2]
+
+    def _row(self, number: int) -> str:
+        row = self._screen.buffer[number]
+        return "".join(row[column].data for column in range(self._screen.columns)).rstrip()
 
     def _read(self) -> bool:
         if not select.select([self._master], [], [], TIMEOUT)[0]:
-            raise TimeoutError(f"a command shows nothing more than {self._unread!r}")
+            raise TimeoutError(f"a command shows nothing more than {self._row(self._next)!r}")
         try:
             data = os.read(self._master, 64 * 1024)
         except OSError:
             # EIO, on Linux: nobody has it open any more.
             data = b""
-        self._unread += data
+        self._output.feed(data)
         return bool(data)
 
-    def type(self, text: str) -> None:
-        """Type it; it is shown as well."""
-        os.write(self._master, text.encode())
+    def wait_for(self, is_wanted: Callable[[str], bool]) -> None:
+        """Wait for the next line to become a certain one, for a prompt may be there first."""
+        while not is_wanted(self._row(self._next)):
+            assert self._read(), f"it has ended with {self._row(self._next)!r}"
+        self._next += 1
+
+    def enter(self, prompt: str, text: str) -> None:
+        """Type a line when its prompt has come; it is shown as well."""
+        while self._row(self._screen.cursor.y) != prompt.rstrip():
+            assert self._read(), f"it has ended without {prompt!r}"
+        os.write(self._master, f"{text}\r".encode())
 
     def interrupt(self) -> None:
         """Type Ctrl-C. What was not read before is forgotten."""
-        self.type("\x03")
-        while b"^C" not in self._unread:
-            assert self._read(), "the command has ended before"
-        self._unread = self._unread.partition(b"^C")[2]
+        os.write(self._master, b"\x03")
+        while "^C" not in self._row(self._next):
+            if self._screen.cursor.y > self._next:
+                self._next += 1
+            else:
+                assert self._read(), "the command has ended before"
+
+    def children(self) -> set[str]:
+        """The processes that it has started and that have not ended."""
+        pid = self._process.pid
+        # Only Linux has it.
+        path = Path(f"/proc/{pid}/task/{pid}/children")
+        return set(path.read_text().split()) if path.exists() else set()
+
+    def wait_for_children(self, workers: set[str]) -> None:
+        """Wait until there are no others than `workers`."""
+        deadline = time.monotonic() + TIMEOUT
+        # Nothing tells of the end of another one's children.
+        while self.children() - workers:
+            assert time.monotonic() < deadline, "a child does not end"
+            time.sleep(0.01)
 
     def wait(self) -> int:
         """Wait for its end; the exit code."""
@@ -106,130 +126,3 @@ class Terminal:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(TIMEOUT)
         os.close(self._master)
-
-
-class Walk:
-    """Somebody who follows a page, block by block, in `folder`."""
-
-    def __init__(self, page: Page, folder: Path, variables: dict[str, str]) -> None:
-        self._page = page
-        self._folder = folder
-        self._variables = variables
-        self._terminals: list[Terminal] = []
-        self._server: Terminal | None = None
-        self._ports = _free_ports(set(_PORT.findall(page.text)))
-        # What was shown, for the process ids on the page.
-        self._process_ids: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for terminal in self._terminals:
-            terminal.close()
-
-    def follow(self) -> None:
-        """Do what the page says, but for code that is neither a file nor typed."""
-        for block in self._page.all_blocks:
-            text = _PORT.sub(lambda match: self._ports[match[0]], block.text)
-            if block.title is not None:
-                (self._folder / block.title).write_text(text)
-            elif block.language == "console":
-                self._use_terminals(text)
-
-    def _use_terminals(self, text: str) -> None:
-        shown, *commands = re.split(r"^\$ ", text, flags=re.MULTILINE)
-        if shown:
-            self._watch_server(shown.splitlines())
-        for typed in commands:
-            first, *lines = typed.replace("\\\n", "").splitlines()
-            self._run(self._with_process_ids(first), lines)
-
-    def _with_process_ids(self, command: str) -> str:
-        ids = self._process_ids
-        return re.sub(r"\b\d+\b", lambda match: ids.get(match[0], match[0]), command)
-
-    def _run(self, command: str, lines: list[str]) -> None:
-        if command.startswith("nc "):
-            self._talk(self._start(f"exec {command}"), lines)
-        elif lines and re.search(r"\bserving ", lines[-1]):
-            self._server = self._start(f"exec {command}")
-            self._compare(self._server, lines)
-        else:
-            kept = self._folder.parent / "variables"
-            terminal = self._start(_KEEPING, "sh", command, str(kept))
-            self._compare_all(terminal, lines)
-            assert terminal.wait() == 0, command
-            pairs = kept.read_text().rstrip("\0").split("\0")
-            self._variables = dict(pair.split("=", 1) for pair in pairs)
-
-    def _start(self, *arguments: str) -> Terminal:
-        terminal = Terminal(["sh", "-c", *arguments], self._folder, self._variables)
-        self._terminals.append(terminal)
-        return terminal
-
-    def _watch_server(self, lines: list[str]) -> None:
-        assert self._server is not None, "no server was started before"
-        if "^C" in lines:
-            typed = lines.index("^C")
-            self._compare(self._server, lines[:typed])
-            self._server.interrupt()
-            del lines[: typed + 1]
-        self._compare_all(self._server, lines)
-        assert self._server.wait() == 0
-        self._server = None
-
-    @staticmethod
-    def _talk(terminal: Terminal, lines: list[str]) -> None:
-        for number, line in enumerate(lines):
-            if line == "^C":
-                terminal.interrupt()
-                terminal.wait()
-                return
-            if number % 2 == 0:
-                terminal.type(f"{line}\n")
-            assert terminal.line() == line
-        # The server has closed the connection.
-        assert terminal.line() is None
-
-    def _compare_all(self, terminal: Terminal, lines: list[str]) -> None:
-        """See that it shows these lines, and ends."""
-        to_the_end = self._compare(terminal, lines)
-        rest = list(iter(terminal.line, None))
-        assert to_the_end or not rest, f"more than the page has: {rest}"
-
-    def _compare(self, terminal: Terminal, lines: list[str]) -> bool:
-        """See that it shows these lines; whether the last of them stands for any that come."""
-        any_lines = False
-        for wanted in lines:
-            if wanted == "...":
-                any_lines = True
-                continue
-            while not self._same(wanted, line := terminal.line()):
-                assert any_lines, f"{wanted!r} on the page is {line!r}"
-                assert line is not None, f"{wanted!r} never came"
-            any_lines = False
-        return any_lines
-
-    def _same(self, wanted: str, line: str | None) -> bool:
-        if line is None:
-            return False
-        pattern = re.escape(_common(wanted)).replace(r"\.\.\.", ".*")
-        if not re.fullmatch(pattern, _common(line)):
-            return False
-        numbers = zip(_PROCESS_ID.findall(wanted), _PROCESS_ID.findall(line), strict=False)
-        return all(self._process_ids.setdefault(here, there) == there for here, there in numbers)
-
-
-def _common(line: str) -> str:
-    """A line, with one text for whatever may differ."""
-    return " ".join(_VARYING.sub("(varies)", _PROCESS_ID.sub("(id)", line)).split())
-
-
-def _free_ports(names: set[str]) -> dict[str, str]:
-    """A port that is free for each of those on a page."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    ports = [str(sock.getsockname()[1]) for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return dict(zip(sorted(names), ports, strict=True))

@@ -2,12 +2,10 @@
 
 import asyncio
 import configparser
-import os
 import shlex
 import shutil
 import ssl
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +16,8 @@ from tests.deploy_support import ask, get, serving_application
 from tests.page_support import ROOT, Page
 from tests.support import ask as ask_server
 from tests.support import client_of
-from tests.terminal_support import Walk
 from tests.tls_support import Certificates, tls_client
+from tests.walk_support import Walk, variables_with_it_installed
 
 INDEX = Page("docs/index.md")
 MIGRATING = Page("docs/how-to/migrating.md")
@@ -34,22 +32,7 @@ KUBERNETES = Page("docs/how-to/kubernetes.md")
 @pytest.fixture
 def walk(tmp_path: Path) -> Callable[[Page], None]:
     """Somebody who follows a page where the package is installed."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, arguments in (("python", ""), ("aiosocketserver", "-m aiosocketserver")):
-        program = programs / name
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
-        program.chmod(0o755)
-    variables = {
-        "HOME": str(tmp_path),
-        "NO_COLOR": "1",
-        # Debian's HAProxy is not on every user's PATH.
-        "PATH": os.pathsep.join([str(programs), os.environ["PATH"], "/usr/sbin"]),
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-        # A plugin that is installed for the tests only, and has much to say.
-        "PYTEST_ADDOPTS": "-p no:asyncio",
-    }
+    variables = variables_with_it_installed(tmp_path)
     folder = tmp_path / "folder"
     folder.mkdir()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.page_support import ROOT, Page
-from tests.terminal_support import Walk
+from tests.walk_support import Walk
 
 TUTORIAL = Page("docs/tutorial.md")
 
