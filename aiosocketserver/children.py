@@ -68,8 +68,15 @@ def _leave_loop() -> None:
     asyncio._set_running_loop(None)
     for number in signal.valid_signals():
         if _is_from_loop(signal.getsignal(number)):
-            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-            signal.signal(number, default)
+            signal.signal(number, _pass_once if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def _pass_once(number: int, _: object) -> None:
+    """Leave the first Ctrl-C, which a terminal sends to children too, to the parent.
+
+    Its loop handles it, and has the children end in order. A second one ends this child.
+    """
+    signal.signal(number, signal.SIG_DFL)
 
 
 def _is_from_loop(handler: Any) -> bool:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,21 +99,6 @@ class Terminal:
                 self._next += 1
             else:
                 assert self._read(), "the command has ended before"
-
-    def children(self) -> set[str]:
-        """The processes that it has started and that have not ended."""
-        pid = self._process.pid
-        # Only Linux has it.
-        path = Path(f"/proc/{pid}/task/{pid}/children")
-        return set(path.read_text().split()) if path.exists() else set()
-
-    def wait_for_children(self, workers: set[str]) -> None:
-        """Wait until there are no others than `workers`."""
-        deadline = time.monotonic() + TIMEOUT
-        # Nothing tells of the end of another one's children.
-        while self.children() - workers:
-            assert time.monotonic() < deadline, "a child does not end"
-            time.sleep(0.01)
 
     def wait(self) -> int:
         """Wait for its end; the exit code."""

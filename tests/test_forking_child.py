@@ -48,17 +48,33 @@ async def test_signal_ends_the_child_and_does_nothing_in_the_parent() -> None:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
+async def test_a_childs_first_sigint_is_left_to_the_parent_that_handles_it() -> None:
+    def tell(self: Any) -> object:
+        signal.raise_signal(signal.SIGINT)
+        # A second one would end it.
+        return signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, int)
+    try:
+        async with forking_server(tell) as server:
+            await server.start_serving()
+            assert await ask(server.server_address) == b"True"
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+    assert server.statistics.handlers_failed == 0
+
+
 async def test_child_has_the_default_signal_handlers_and_no_blocked_signal() -> None:
     def tell(self: Any) -> object:
-        handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+        handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)]
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         wakeup = signal.set_wakeup_fd(-1)
-        expected = [signal.SIG_DFL, signal.default_int_handler, signal.SIG_IGN]
+        expected = [signal.SIG_DFL, signal.SIG_IGN]
         return handlers == expected, blocked, wakeup
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, int)
-    loop.add_signal_handler(signal.SIGINT, int)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # not the loop's
     try:
         async with forking_server(tell) as server:
@@ -68,7 +84,6 @@ async def test_child_has_the_default_signal_handlers_and_no_blocked_signal() -> 
     finally:
         signal.signal(signal.SIGHUP, before)
         loop.remove_signal_handler(signal.SIGTERM)
-        loop.remove_signal_handler(signal.SIGINT)
 
 
 class Line(aiosocketserver.StreamRequestHandler):

@@ -52,8 +52,8 @@ class Walk:
         self._folder = folder
         self._variables = variables
         self._terminals: list[Terminal] = []
-        # The one that was started last is the last one. Each with the children of its start.
-        self._servers: list[tuple[Terminal, set[str]]] = []
+        # The one that was started last is the last one.
+        self._servers: list[Terminal] = []
         self._by_title: dict[str, Terminal] = {}
         self._ports = _free_ports(set(_PORT.findall(page.text)))
         # What was shown, for the process ids on the page.
@@ -92,7 +92,7 @@ class Walk:
         elif entry.serves:
             server = self._start(f"exec {command}")
             self._compare(server, entry.lines)
-            self._servers.append((server, server.children()))
+            self._servers.append(server)
         else:
             kept = self._folder.parent / "variables"
             terminal = self._start(_KEEPING, "sh", command, str(kept))
@@ -112,13 +112,10 @@ class Walk:
 
     def _watch_server(self, lines: list[str]) -> None:
         assert self._servers, "no server was started before"
-        server, workers = self._servers.pop()
+        server = self._servers.pop()
         if "^C" in lines:
             typed = lines.index("^C")
             self._compare(server, lines[:typed])
-            # Ctrl-C reaches its children as well. Nobody types it in the very moment when a
-            # client has left, and the child that served it has not.
-            server.wait_for_children(workers)
             server.interrupt()
             lines = lines[typed + 1 :]
         self._compare_all(server, lines)
