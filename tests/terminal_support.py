@@ -97,8 +97,9 @@ class Terminal:
         while "^C" not in self._row(self._next):
             if self._screen.cursor.y > self._next:
                 self._next += 1
-            else:
-                assert self._read(), "the command has ended before"
+            elif not self._read():
+                # It has ended at once, and the terminal has dropped what it showed last.
+                return
 
     def wait(self) -> int:
         """Wait for its end; the exit code."""
