@@ -140,7 +140,7 @@ def main() -> None:
     connect = functools.partial(socket.create_connection, given.upstream, 10)
     handler = functools.partial(Forward, connect=connect, pump=pump, idle=given.idle)
     try:
-        # Two sockets and two pipes are six descriptors, of which many systems give us 1024.
+        # Two sockets and two pipes are six descriptors; many systems allow a process 1024.
         sys.exit(run(handler, given.bind, max_connections=150, shutdown_timeout=given.drain))
     except StartError as error:
         sys.exit(str(error))

@@ -228,7 +228,9 @@ def test_an_upstream_that_refuses_ends_the_connection_and_is_told(
         proxy.listener.close()
         with proxy.connect() as client:
             assert receive_all(client) == b""
-        assert proxy.told() == "no connection to the upstream: [Errno 111] Connection refused"
+        told = proxy.told()
+        assert told.startswith("no connection to the upstream: ")
+        assert told.endswith("Connection refused")
 
 
 # Takes a connection, and one byte of it.
