@@ -7,7 +7,7 @@ import errno
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from ._plain_socket import PlainSocket
 from ._waiter import GIVE_WAY
@@ -98,7 +98,7 @@ class DatagramSocket(PlainSocket):
                 else:
                     await self._writable()
             except OSError as error:
-                if error.errno in _CLIENT_GONE:
+                if error.errno in _CLIENT_GONE or _has_no_port(address):
                     self._mark(error)
                 raise
 
@@ -121,3 +121,8 @@ class DatagramSocket(PlainSocket):
         """The socket is about to be closed: what waits for it fails."""
         if self._waiting:
             self._on_writable()
+
+
+def _has_no_port(address: Any) -> bool:
+    """Whether it is that of a forged datagram: nobody can be answered at port 0 (RFC 768)."""
+    return isinstance(address, tuple) and cast("tuple[Any, ...]", address)[1:2] == (0,)

@@ -14,7 +14,7 @@ import pytest
 
 import aiosocketserver
 from aiosocketserver.datagram_socket import DatagramSocket
-from tests.support import wait_until_readable
+from tests.support import until, wait_until_readable
 
 MakeServer = Callable[..., aiosocketserver.UDPServer]
 
@@ -227,6 +227,28 @@ async def test_vanished_client_leaves_no_traceback(
     if server.address_family == socket.AF_UNIX:
         assert server.statistics.clients_vanished == 2
         assert str(address) in caplog.text
+
+
+async def test_a_forged_datagram_from_port_0_leaves_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Forged(aiosocketserver.UDPServer):
+        def get_request(self) -> tuple[Any, Any]:
+            # Only root can send one.
+            request, (host, _) = super().get_request()
+            return request, (host, 0)
+
+    class Echo(aiosocketserver.DatagramRequestHandler):
+        async def handle(self) -> None:
+            self.wfile.write(self.rfile.read())
+
+    async with Forged(("127.0.0.1", 0), Echo) as server:
+        await server.start_serving()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(b"x", server.server_address)
+            await until(lambda: server.statistics.finished == 1)
+    assert (server.statistics.clients_vanished, server.statistics.handlers_failed) == (1, 0)
+    assert "Traceback" not in caplog.text
 
 
 async def test_unnamed_unix_client_is_served_but_cannot_be_answered(
