@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import aiosocketserver
 from aiosocketserver import (
     BaseRequestHandler,
     StreamRequestHandler,
@@ -27,6 +28,11 @@ class Echo(StreamRequestHandler):
     async def handle(self) -> None:
         async for line in self.rfile:
             await self.wfile.write(line)
+
+
+class Datagram(aiosocketserver.DatagramRequestHandler):
+    async def handle(self) -> None:
+        self.wfile.write(self.rfile.read())
 
 
 class Legacy(socketserver.BaseRequestHandler):
@@ -68,7 +74,7 @@ def test_the_server_class_is_as_handler_and_socket_ask_for(
         (Echo, tcp, TCPServer),
         (functools.partial(Echo), tcp, TCPServer),
         (Legacy, tcp, ThreadingTCPServer),
-        (Echo, udp, UDPServer),
+        (Datagram, udp, UDPServer),
         (Echo, unix, UnixStreamServer),
         (Legacy, datagrams, ThreadingUnixDatagramServer),
         (Own, tcp, Own),
@@ -87,7 +93,7 @@ def test_a_server_gets_the_options_that_it_has(tcp: OpenSocket, udp: OpenSocket)
     options = {"max_connections": 3, "max_queue": 4, "request_timeout": 5.0}
     server = make_server(Echo, tcp, options)
     assert (server.max_connections, server.request_timeout) == (3, 5.0)
-    datagrams = make_server(Echo, udp, options)
+    datagrams = make_server(Datagram, udp, options)
     assert isinstance(datagrams, UDPServer)
     assert (datagrams.max_connections, datagrams.max_queue) == (None, 4)
 
@@ -107,6 +113,25 @@ def test_a_server_gets_the_options_that_it_has(tcp: OpenSocket, udp: OpenSocket)
 def test_what_cannot_be_served_is_told(target: Any, problem: str, tcp: OpenSocket) -> None:
     with pytest.raises(TargetError, match=problem.replace("(", r"\(")):
         make_server(target, tcp, {})
+
+
+@pytest.mark.parametrize("package", [aiosocketserver, socketserver])
+def test_a_handler_for_something_else_is_told(
+    package: Any, tcp: OpenSocket, udp: OpenSocket
+) -> None:
+    async def handle(self: Any) -> None:
+        del self
+
+    def plain(self: Any) -> None:
+        del self
+
+    attributes = {"handle": plain if package is socketserver else handle}
+    lines = type("Lines", (package.StreamRequestHandler,), attributes)
+    packets = type("Packets", (package.DatagramRequestHandler,), attributes)
+    with pytest.raises(TargetError, match="datagrams come there: derive it from DatagramReq"):
+        make_server(lines, udp, {})
+    with pytest.raises(TargetError, match="connections come there: derive it from StreamReq"):
+        make_server(functools.partial(packets), tcp, {})
 
 
 def test_a_server_for_something_else_is_told(tcp: OpenSocket, udp: OpenSocket) -> None:

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import socketserver
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import aiosocketserver as servers
 from .._handler_kinds import HandlerKind, handler_kind
 from ..addresses import AF_UNIX
 from ..datagram_server import UDPServer
+from ..handlers import DatagramRequestHandler, StreamRequestHandler
 from ..options import known_options
 from ..server import BaseServer
 from ..stream_server import TCPServer
@@ -136,6 +138,7 @@ def make_server(target: Any, opened: OpenSocket, options: Mapping[str, Any]) -> 
 
 def _made(target: Any, opened: OpenSocket, options: Mapping[str, Any]) -> object:
     if _is_handler(target):
+        _check_handler(target, opened)
         server_class = _server_class(target, opened)
         given = _known(server_class, options)
         return server_class(opened.address, target, bind_and_activate=False, **given)
@@ -160,6 +163,18 @@ def _is_handler(target: Any) -> bool:
     while isinstance(target, functools.partial):
         target = target.func
     return isinstance(target, type) and hasattr(target, "handle")
+
+
+def _check_handler(handler: Any, opened: OpenSocket) -> None:
+    """Raise TypeError for a handler of connections where datagrams come, and the reverse."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    streams = (StreamRequestHandler, socketserver.StreamRequestHandler)
+    datagrams = (DatagramRequestHandler, socketserver.DatagramRequestHandler)
+    wrong, right = (datagrams, "Stream") if opened.is_stream else (streams, "Datagram")
+    if issubclass(handler, wrong):
+        kind = "connections" if opened.is_stream else "datagrams"
+        raise TypeError(f"{kind} come there: derive it from {right}RequestHandler")
 
 
 def _server_class(handler: Any, opened: OpenSocket) -> type[TCPServer]:
