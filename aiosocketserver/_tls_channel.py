@@ -90,6 +90,7 @@ class TLSChannel:
             return False, self._outgoing.read()
         # The client may have sent something right behind its last words.
         self.has_more = True
+        self.in_a_record = self._incoming.pending > 0
         return True, self._outgoing.read()
 
     def alert(self) -> bytes:
@@ -110,6 +111,7 @@ class TLSChannel:
             received = self._sock.recv(_RECEIVE_SIZE)
             if received:
                 self._incoming.write(received)
+                self.in_a_record = True
                 # There cannot be more, and OpenSSL's wrapper takes memory for all of it.
                 bufsize = min(bufsize, len(received))
             elif self.ends:
@@ -145,7 +147,6 @@ class TLSChannel:
         if isinstance(error, ssl.SSLZeroReturnError):
             return b""
         if isinstance(error, ssl.SSLWantReadError):
-            self.in_a_record = True
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
         # It says so each time: nothing is left to wait for.
         self.has_more = True

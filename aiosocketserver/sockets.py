@@ -116,6 +116,9 @@ class StreamSocket(ReceivingSide):
             raise self._in_use("receiving from")
         self._begin_sending()
         self._receiving = True
+        # The handshake is one message, which a shutdown of the server waits for.
+        ends, self._ends_when_draining = self._ends_when_draining, False
+        self._limit_reading()
         limit = self._limits.handshake_timeout
         on_late = functools.partial(self._strike, "handshake_timeout")
         deadline = None if limit is None else Deadline(self._loop, limit, on_late)
@@ -130,6 +133,7 @@ class StreamSocket(ReceivingSide):
                 deadline.cancel()
             self._receiving = False
             self._end_sending()
+            self.end_when_draining(ends)
 
     async def _shake_hands(self, context: ssl.SSLContext) -> TLSChannel:
         channel = TLSChannel(self._sock, context)

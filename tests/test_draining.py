@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import socketserver
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -154,6 +156,44 @@ async def test_bare_sockets_and_tls_end_too(tmp_path: Path) -> None:
             assert await reader.read() == b"bye"
             writer.close()
             assert await shutdown == (1, 0, 0)
+    assert server.statistics.clients_vanished == 0
+
+
+async def test_a_tls_handshake_that_the_client_has_asked_for_is_waited_for(tmp_path: Path) -> None:
+    certificates = Certificates.make(tmp_path)
+    said, may_go_on = threading.Event(), threading.Event()
+
+    class StartTLS(StreamRequestHandler):
+        async def handle(self) -> None:
+            self.request.end_when_draining()
+            await self.rfile.readline()
+            await self.wfile.write(b"go\n")
+            await self.wfile.flush()
+            await self.request.start_tls(certificates.server_context())
+            async for line in self.rfile:
+                await self.wfile.write(line.upper())
+
+    def client(address: tuple[str, int]) -> bytes:
+        with socket.create_connection(address, 20) as sock:
+            sock.sendall(b"STARTTLS\n")
+            assert sock.recv(3) == b"go\n"
+            said.set()
+            assert may_go_on.wait(20)
+            context = certificates.client_context()
+            with context.wrap_socket(sock, server_hostname="127.0.0.1") as secured:
+                # Between two messages, the handler ends.
+                return secured.recv(100)
+
+    async with TCPServer(LOCALHOST, StartTLS) as server:
+        await server.start_serving()
+        answer = asyncio.create_task(asyncio.to_thread(client, server.server_address))
+        await asyncio.to_thread(said.wait, 20)
+        await until(lambda: any(entry.request._receiving for entry in server._requests))
+        shutdown = asyncio.create_task(server.shutdown(10))
+        await until(lambda: server.draining)
+        may_go_on.set()
+        assert await answer == b""
+        assert (await shutdown).cut == 0
     assert server.statistics.clients_vanished == 0
 
 
