@@ -15,8 +15,9 @@ from .datagram_socket import DatagramSocket
 from .draining import ShutdownReport
 from .errors import LimitExceeded, TimedOut
 from .files import SocketReader, SocketWriter
+from .greenlets import GreenletMixIn
 from .handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
-from .mixed_servers import ThreadingTCPServer, ThreadingUDPServer
+from .mixed_servers import GreenletTCPServer, ThreadingTCPServer, ThreadingUDPServer
 from .offload import ThreadingMixIn
 from .options import ServerOptions
 from .proxy_protocol import ProxyHeader, proxy_header
@@ -28,6 +29,7 @@ from .tls import CertificateFiles
 
 if TYPE_CHECKING:
     from .deploy import StartError, run, serving
+    from .greenlet_socket import GreenletSocket
 
 __all__ = [
     "BaseRequestHandler",
@@ -35,6 +37,9 @@ __all__ = [
     "CertificateFiles",
     "DatagramRequestHandler",
     "DatagramSocket",
+    "GreenletMixIn",
+    "GreenletSocket",
+    "GreenletTCPServer",
     "LimitExceeded",
     "ProxyHeader",
     "ServerOptions",
@@ -65,10 +70,15 @@ if hasattr(os, "fork"):
     __all__ += ["ForkingMixIn", "ForkingTCPServer", "ForkingUDPServer"]
 if hasattr(socket, "AF_UNIX"):
     from .datagram_server import UnixDatagramServer
-    from .mixed_servers import ThreadingUnixDatagramServer, ThreadingUnixStreamServer
+    from .mixed_servers import (
+        GreenletUnixStreamServer,
+        ThreadingUnixDatagramServer,
+        ThreadingUnixStreamServer,
+    )
     from .stream_server import UnixStreamServer
 
     __all__ += [
+        "GreenletUnixStreamServer",
         "ThreadingUnixDatagramServer",
         "ThreadingUnixStreamServer",
         "UnixDatagramServer",
@@ -86,4 +96,9 @@ def __getattr__(name: str) -> Any:
         from . import deploy
 
         return getattr(deploy, name)
+    # It needs greenlet.
+    if name == "GreenletSocket":
+        from .greenlet_socket import GreenletSocket
+
+        return GreenletSocket
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

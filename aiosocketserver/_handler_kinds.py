@@ -90,7 +90,7 @@ def _legacy(what: str, mix_in: bool) -> HandlerKind:
     if not mix_in:
         raise TypeError(
             f"{what}, which would block the loop: use a server class with ThreadingMixIn "
-            "(ThreadingTCPServer, ...) or ForkingMixIn, or make it a coroutine on "
+            "(ThreadingTCPServer, ...), ForkingMixIn or GreenletMixIn, or make it a coroutine on "
             "aiosocketserver's handler classes"
         )
     return HandlerKind.LEGACY
@@ -127,29 +127,32 @@ def run_legacy(handler: Callable[..., Any], *args: Any) -> None:
         args, keywords = target.args + args, {**target.keywords, **keywords}
         target = target.func
     # Only what `type.__call__` does can be done in two steps.
-    if isinstance(target, type) and type(target).__call__ is type.__call__:
-        _construct(target, args, keywords)
-    else:
+    if not (isinstance(target, type) and type(target).__call__ is type.__call__):
         _check_result(handler, target(*args, **keywords))
-
-
-def _construct(cls: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-    """`cls(*args, **keywords)`, with an eye on what handle() returns in it."""
+        return
+    # What follows is `target(*args, **keywords)`, with an eye on what handle() returns.
+    cls: Any = target
     instance: Any = cls.__new__(cls, *args, **keywords)
     if cls not in type(instance).__mro__:
         return
     # A handler without a dictionary can only be taken at its word.
     attributes: dict[str, Any] = getattr(instance, "__dict__", {})
 
-    def handle() -> object:
+    def handle() -> None:
         del attributes["handle"]
         result = instance.handle()
-        _check_result(instance.handle, result)
-        return result
+        if result is not None:
+            _check_result(instance.handle, result)
 
     attributes["handle"] = handle
+    initialize: Any = type(instance).__init__
     try:
-        type(instance).__init__(instance, *args, **keywords)
+        if len(args) == 3 and not keywords:
+            # As a rule. Other calls use the C stack, which greenlets copy at each switch.
+            request, client_address, server = args
+            initialize(instance, request, client_address, server)
+        else:
+            initialize(instance, *args, **keywords)
     finally:
         attributes.pop("handle", None)
 

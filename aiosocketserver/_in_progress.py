@@ -13,13 +13,16 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextvars import ContextVar
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._hosts import HostCounts
 from ._request_times import RequestTimes
 from .children import ChildWatch
 from .sockets import StreamSocket
 from .statistics import RequestEnd, Statistics
+
+if TYPE_CHECKING:
+    from ._in_greenlet import HandlerGreenlet
 
 _ids = itertools.count(1)
 
@@ -83,7 +86,7 @@ class InTask(InProgress):
 
     counts = True
 
-    task: asyncio.Task[None] | None
+    task: asyncio.Task[None] | HandlerGreenlet | None
 
     def __init__(
         self, request: Any, client_address: Any, task: asyncio.Task[None] | None = None
@@ -107,7 +110,7 @@ class InTask(InProgress):
     def begin(self) -> None:
         """The task runs, and sees to its end itself from now on."""
         # None under an eager task factory, whose tasks begin as they are made.
-        if self.task is not None and self.on_unbegun is not None:
+        if isinstance(self.task, asyncio.Task) and self.on_unbegun is not None:
             self.task.remove_done_callback(self.on_unbegun)
         self.on_unbegun = None
 
@@ -127,6 +130,22 @@ class InTask(InProgress):
         if isinstance(self.request, StreamSocket):
             self.request._abort()
         self.cancel()
+
+
+class InGreenlet(InTask):
+    """A request that a legacy handler serves in a greenlet, which is cancelled as a task is."""
+
+    __slots__ = ()
+
+    counts = False
+
+    def __init__(self, request: StreamSocket, client_address: Any) -> None:
+        InProgress.__init__(self, request, client_address)
+        self.task = None
+        self.on_unbegun = None
+
+    def __repr__(self) -> str:
+        return f"the greenlet of request {self.id}"
 
 
 class InThread(InProgress):
@@ -261,10 +280,10 @@ class RequestsInProgress(set[InProgress]):
             statistics.handling_time += seconds
             if self.observers:
                 self._tell(request, seconds)
-        connection = request.request
-        if isinstance(connection, StreamSocket):
-            statistics.received_before += connection._received
-            statistics.sent_before += connection._total_sent()
+            connection = request.request
+            if isinstance(connection, StreamSocket):
+                statistics.received_before += connection._received
+                statistics.sent_before += connection._total_sent()
         if self._watched:
             if self.hosts is not None:
                 self.hosts.remove(request.client_address)

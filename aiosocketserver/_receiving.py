@@ -134,6 +134,26 @@ class ReceivingSide(SendingSide):
             self._peer_closed = not count
         return count
 
+    async def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        """Receive bytes and ancillary data: see `socket.recvmsg`.
+
+        Descriptors among it are the caller's to close, and are not inherited by children.
+        """
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._receiving = True
+        try:
+            while True:
+                if (self._input_expected or flags) and self._credit > 0:
+                    received = self._try_recvmsg(bufsize, ancbufsize, flags)
+                    if received is not None:
+                        return received
+                await self._input()
+        finally:
+            self._receiving = False
+
     async def recv_fds(
         self, bufsize: int, maxfds: int, flags: int = 0
     ) -> tuple[bytes, list[int], int, Any]:
@@ -144,37 +164,29 @@ class ReceivingSide(SendingSide):
         MSG_CTRUNC among the flags there were more descriptors, and the kernel has
         closed those.
         """
-        if self._receiving:
-            raise self._in_use("receiving from")
-        self._receiving = True
-        try:
-            while True:
-                if (self._input_expected or flags) and self._credit > 0:
-                    received = self._try_recvmsg(bufsize, size_of_rights(maxfds), flags)
-                    if received is not None:
-                        data, ancillary, message_flags, address = received
-                        return data, descriptors_in(ancillary), message_flags, address
-                await self._input()
-        finally:
-            self._receiving = False
+        received = await self.recvmsg(bufsize, size_of_rights(maxfds), flags)
+        data, ancillary, message_flags, address = received
+        return data, descriptors_in(ancillary), message_flags, address
 
     def _try_recvmsg(
         self, bufsize: int, ancbufsize: int, flags: int
     ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any] | None:
         try:
-            received = self._sock.recvmsg(bufsize, ancbufsize, flags | CLOSE_ON_EXEC)
+            data, ancillary, message_flags, address = self._sock.recvmsg(
+                bufsize, ancbufsize, flags | CLOSE_ON_EXEC
+            )
         except BlockingIOError as error:
             self._no_input(error, flags)
             return None
         except OSError as error:
             raise self._mark(error) from None
-        count = len(received[0])
+        count = len(data)
         self._credit -= count + CALL_COST
         self._received += count
         # A message with descriptors ends a read early, so a short one says nothing of
         # what is left (unix(7)).
         self._peer_closed = not count
-        return received
+        return data, ancillary, message_flags & ~CLOSE_ON_EXEC, address
 
     def _no_input(self, error: BlockingIOError, flags: int) -> None:
         if self._timeout == 0 or flags & socket.MSG_DONTWAIT:

@@ -67,8 +67,11 @@ class SendingSide(Output):
         rest: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
         self._check_sendable()
         # Most often the kernel takes it all at once, and nobody can come in between.
-        if (sent := self._try_send(self._sock.send, rest, flags)) == len(rest):
-            return
+        if (sent := self._try_send(self._sock.send, rest, flags)) != len(rest):
+            await self._finish_sendall(rest, sent, flags)
+
+    async def _finish_sendall(self, rest: bytes | memoryview, sent: int | None, flags: int) -> None:
+        """`sendall` of what its first try has left."""
         self._begin_sending()
         try:
             await self._send_rest(rest, sent, flags)

@@ -90,6 +90,14 @@ class Bridge:
             raise
         return await done
 
+    def run_blocking(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a blocking function from a legacy handler, where it holds up nobody.
+
+        A handler in a thread or child of its own calls it at once, one in a greenlet has
+        it called in a thread: the same handler does on every mix-in.
+        """
+        return function(*args, **kwargs)
+
     def run_on_loop(
         self,
         function: Callable[P, Coroutine[Any, Any, R]],

@@ -235,8 +235,13 @@ class ConnectionServer(BaseServer):
             if isinstance(entry.request, socket.socket) and not self._secures:
                 limit_blocking(entry.request, self._limits)
             return entry.request
+        return self._watched(entry)
+
+    def _watched(self, entry: InTask) -> StreamSocket:
+        """Have the loop watch a connection from now on."""
         assert self._lingering is not None
         connection = StreamSocket(entry.request, self._lingering, self._limits, entry)
+        entry.request = connection
         if self.draining:
             connection._server_drains()
         return connection

@@ -162,7 +162,7 @@ class UDPServer(TCPServer):
             and isinstance(entry.request, tuple)
             and request[1:] == (self.socket,)
         ):
-            return request[0], self._datagram_socket
+            request = entry.request = request[0], self._datagram_socket
         return request
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:

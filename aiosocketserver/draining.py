@@ -8,6 +8,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
+from . import watchdog
 from ._in_progress import InProgress, current
 from .pipeline import RequestPipeline
 from .sockets import StreamSocket
@@ -180,6 +181,8 @@ class DrainingServer(RequestPipeline):
     def _stop_accepting(self) -> None:
         """Accept nothing more."""
         self._serving = False
+        if self._loop is not None:
+            watchdog.leave(self, self._loop)
 
     async def _drain(self) -> None:
         """Take what waits to be accepted, then accept nothing more."""

@@ -7,12 +7,17 @@ import socket
 
 from .datagram_server import UDPServer
 from .forking import ForkingMixIn
+from .greenlets import GreenletMixIn
 from .offload import ThreadingMixIn
 from .stream_server import TCPServer
 
 
 class ThreadingTCPServer(ThreadingMixIn, TCPServer):
     """`TCPServer` that runs legacy handlers in threads."""
+
+
+class GreenletTCPServer(GreenletMixIn, TCPServer):
+    """`TCPServer` that runs legacy handlers in greenlets."""
 
 
 class ThreadingUDPServer(ThreadingMixIn, UDPServer):
@@ -31,6 +36,9 @@ if hasattr(os, "fork"):
 if hasattr(socket, "AF_UNIX"):
     from .datagram_server import UnixDatagramServer
     from .stream_server import UnixStreamServer
+
+    class GreenletUnixStreamServer(GreenletMixIn, UnixStreamServer):
+        """`UnixStreamServer` that runs legacy handlers in greenlets."""
 
     class ThreadingUnixStreamServer(ThreadingMixIn, UnixStreamServer):
         """`UnixStreamServer` that runs legacy handlers in threads."""

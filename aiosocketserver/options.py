@@ -18,6 +18,7 @@ class ServerOptions(TypedDict, total=False):
     allow_reuse_address: bool
     allow_reuse_port: bool
     block_on_close: bool
+    blocking_warning: float | None
     daemon_threads: bool
     handshake_timeout: float | None
     idle_timeout: float | None
@@ -135,6 +136,7 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
     "allow_reuse_address": _flag,
     "allow_reuse_port": _flag,
     "block_on_close": _flag,
+    "blocking_warning": _or_none(_seconds_above_zero),
     "daemon_threads": _flag,
     "handshake_timeout": _or_none(_seconds_above_zero),
     "idle_timeout": _or_none(_seconds_above_zero),

@@ -96,7 +96,7 @@ class RequestPipeline(Bridge):
                 if not await self._is_clients(entry):
                     return
                 client_address = entry.client_address
-            request = entry.request = self._prepared(entry)
+            request = self._prepared(entry)
             verified: object = self.verify_request(request, client_address)
             if verified is not True and not await self._is_verified(verified):
                 entry.outcome = "refused"
@@ -137,7 +137,10 @@ class RequestPipeline(Bridge):
         raise NotImplementedError
 
     def _prepared(self, entry: InTask) -> Any:
-        """What the hooks and the handler get for what `get_request` returned."""
+        """What the hooks and the handler get for what `get_request` returned.
+
+        `entry.request` is from then on what the server itself holds the request by.
+        """
         return entry.request
 
     async def _secured(self, entry: InTask) -> Any:
@@ -195,7 +198,10 @@ class RequestPipeline(Bridge):
 
     def _finish_legacy(self, request: Any, client_address: Any) -> None:
         """Run a legacy handler, in its thread or child."""
-        result = self.finish_request(request, client_address)
+        self._check_finished(self.finish_request(request, client_address))
+
+    def _check_finished(self, result: object) -> None:
+        """See that nothing is left to await of what finish_request() did for a legacy handler."""
         if awaitable(result):
             if inspect.iscoroutine(result):
                 result.close()

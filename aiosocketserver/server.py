@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from . import watchdog
 from ._handler_kinds import handler_kind
 from ._in_progress import RequestsInProgress
 from ._readiness import is_ready, until_readable
@@ -67,6 +68,9 @@ class BaseServer(DrainingServer):
       accepted; None, the default, for no limit. A coroutine handler gets a TimeoutError
       where it waits for its client and is cancelled elsewhere; the connection of a
       legacy one is shut down, its child is terminated. See `handle_timed_out`
+    - blocking_warning: seconds for which a handler may hold the loop before that is logged,
+      once for each place in the code, while it still does; None, the default, for not
+      looking (with GreenletMixIn: 0.1). A thread looks, and wakes the loop for it
     - max_threads: see there
     - max_line_size, max_block_size: of stream servers; see `TCPServer`
 
@@ -81,6 +85,8 @@ class BaseServer(DrainingServer):
     timeout: float | None = None
 
     request_timeout: float | None = None
+
+    blocking_warning: float | None = None
 
     max_line_size: int
     max_block_size: int
@@ -162,6 +168,8 @@ class BaseServer(DrainingServer):
         try:
             self._start_accepting(loop)
             self._serving = True
+            if self.blocking_warning is not None:
+                watchdog.watch(self, loop, self.blocking_warning)
         except BaseException as error:
             self._stop_accepting()
             if isinstance(error, NotImplementedError):

@@ -66,6 +66,9 @@ class Statistics:
     timed_out: Counter[str] = field(default_factory=Counter[str])
     """Requests that a time-out of the server has cut, by the name of its option."""
 
+    loop_blocked: int = 0
+    """How often a handler has held the loop for longer than `blocking_warning`."""
+
     accept_pauses: int = 0
     """How often accepting has paused, at a limit or for want of descriptors or memory."""
 

@@ -201,7 +201,9 @@ async def test_a_legacy_handler_runs_in_a_thread(handler: Any, answer: bytes) ->
 
 @pytest.mark.parametrize("handler", [handler for handler, _ in LEGACY])
 def test_a_legacy_handler_without_a_mix_in_is_an_error_that_names_the_mix_ins(handler: Any) -> None:
-    with pytest.raises(TypeError, match=r"ThreadingMixIn .*or ForkingMixIn") as raised:
+    with pytest.raises(
+        TypeError, match=r"ThreadingMixIn .*, ForkingMixIn or GreenletMixIn"
+    ) as raised:
         TCPServer(LOCALHOST, handler)
     assert "would block the loop" in str(raised.value)
 
