@@ -11,7 +11,12 @@ from typing import Any
 
 from .install import install as install
 from .install import uninstall as uninstall
+from .mix_ins import GreenletMixIn as GreenletMixIn
+from .servers import GreenletTCPServer as GreenletTCPServer
 from .servers import public_names as _public_names
+
+if hasattr(_socketserver, "UnixStreamServer"):
+    from .servers import GreenletUnixStreamServer as GreenletUnixStreamServer
 
 _names = _public_names()
 globals().update(_names)

@@ -125,7 +125,8 @@ class CoroutineRequests(ConnectionServer):
             case socket.socket():
                 return super()._prepared(entry)
             case (data, socket.socket() as sock):
-                return data, self._datagram_sockets[sock]
+                entry.request = data, self._datagram_sockets[sock]
+                return entry.request
             case _:
                 # Whatever an overridden get_request() has made.
                 return entry.request

@@ -9,6 +9,8 @@ import warnings
 from types import ModuleType
 
 from .engine import Engine
+from .greenlets import check_installed
+from .mix_ins import ThreadingMixIn
 
 # Python 2's name, which many old texts use, comes with it.
 _NAMES = ("socketserver", "SocketServer")
@@ -20,7 +22,7 @@ _before: dict[str, ModuleType | None] = {}
 _reimported: list[str] = []
 
 
-def install(*, reimport: bool = False) -> list[str]:
+def install(*, reimport: bool = False, greenlets: bool = False) -> list[str]:
     """Put compat in the place of `socketserver` for everything that is imported from now on.
 
     `SocketServer`, the name in Python 2, can be imported as well.
@@ -30,7 +32,13 @@ def install(*, reimport: bool = False) -> list[str]:
     those of them that belong to the standard library (`http.server` and the like) are
     imported again first, in place; what other modules have taken out of them stays as
     it was. Called again, it does nothing but look.
+
+    With `greenlets`, what asks for ThreadingMixIn gets greenlets (see `GreenletMixIn`,
+    and which programs must not have them); ImportError where greenlet is not installed.
     """
+    if greenlets:
+        check_installed()
+        ThreadingMixIn.greenlets = True
     for name in _NAMES:
         if sys.modules.get(name) is not _compat():
             _before[name] = sys.modules.get(name)
@@ -63,6 +71,7 @@ def uninstall() -> list[str]:
         else:
             sys.modules[name] = module
     _before.clear()
+    ThreadingMixIn.greenlets = None
     _reimport(_reimported)
     _reimported.clear()
     return _users_of(_compat())

@@ -6,13 +6,19 @@ import functools
 import os
 import socketserver
 import sys
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from aiosocketserver.children import ChildWatch, leave_servers, start_child
 from aiosocketserver.threads import Job, name_of_new_thread
 
+from .coroutines import requests_of
 from .engine import Engine
+from .greenlets import GreenletRequests, is_for_greenlet, wants_greenlets
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class RequestThreads:
@@ -62,8 +68,14 @@ class ThreadingMixIn(socketserver.ThreadingMixIn, Engine):
     - max_threads: None, no limit, as in socketserver; at a limit the server takes no
       more requests and the kernel's backlog holds the rest
     - reuse_threads: True. With False each request gets a new thread
+    - greenlets: whether connections are served in greenlets on the loop's thread, and not
+      in threads; None, the default, for what the environment variable
+      AIOSOCKETSERVER_GREENLETS says, and threads without one. See `GreenletMixIn`
+    - blocking_warning: see there
     """
 
+    greenlets: bool | None = None
+    blocking_warning: float | None = 0.1
     max_threads: int | None = None
 
     # socketserver's, None or a list of threads there.
@@ -73,6 +85,8 @@ class ThreadingMixIn(socketserver.ThreadingMixIn, Engine):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have a thread serve the request; a coroutine handler is served on the loop."""
         if self._serve_coroutine(request, client_address):
+            return
+        if self._serve_in_greenlet(request, client_address):
             return
         if self.block_on_close and "_threads" not in vars(self):
             vars(self).setdefault("_threads", RequestThreads())
@@ -85,6 +99,36 @@ class ThreadingMixIn(socketserver.ThreadingMixIn, Engine):
             on_begin=self._threads.append,
             on_end=self._request_ended,
         )
+
+    def _serve_in_greenlet(self, request: Any, client_address: Any) -> bool:
+        """Have a greenlet serve the request; False if it is one for a thread."""
+        if not (is_for_greenlet(request) and wants_greenlets(self)):
+            return False
+        serving = self._aiosocketserver.serving_here()
+        if serving is None:
+            # handle_request(), which has no loop that goes on when it returns.
+            return False
+        serving.serve_in_greenlet(request, client_address)
+        return True
+
+    def run_on_loop(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """From a handler in a greenlet: see `aiosocketserver.GreenletMixIn`.
+
+        In a thread, where `asyncio.run` does it, a RuntimeError.
+        """
+        requests = requests_of(self)
+        if not isinstance(requests, GreenletRequests):
+            raise RuntimeError("run_on_loop() is for a handler that runs in a greenlet")
+        return requests.run_on_loop(function, *args, **kwargs)
+
+    def run_blocking(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a blocking function where it holds up nobody: from a greenlet, in a thread."""
+        requests = requests_of(self)
+        if not isinstance(requests, GreenletRequests):
+            return function(*args, **kwargs)
+        return requests.run_blocking(function, *args, **kwargs)
 
     def _request_ended(self, job: Job) -> None:
         threads = self._threads
@@ -100,6 +144,17 @@ class ThreadingMixIn(socketserver.ThreadingMixIn, Engine):
         super().server_close()
         for thread in self._aiosocketserver.threads.end_idle():
             thread.join()
+
+
+class GreenletMixIn(ThreadingMixIn):
+    """Mix-in class to handle each connection in a greenlet: as `aiosocketserver.GreenletMixIn`.
+
+    It is a ThreadingMixIn, whose hook process_request_thread() is called in the greenlet.
+    Datagrams, and connections that a program has encrypted itself, go to threads. When
+    `serve_forever` ends, handlers have `shutdown_timeout` seconds before they are cut.
+    """
+
+    greenlets: bool | None = True
 
 
 if hasattr(os, "fork"):

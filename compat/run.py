@@ -11,6 +11,7 @@ import sys
 import types
 from types import CodeType, TracebackType
 
+from .greenlets import GREENLETS_VARIABLE, check_installed
 from .install import install
 from .loops import LOOP_VARIABLE, loop_factory_named
 
@@ -30,6 +31,12 @@ def _parser() -> argparse.ArgumentParser:
         "--loop",
         choices=["asyncio", "uvloop"],
         help=f"the event loop of its servers (default: what {LOOP_VARIABLE} says, or asyncio)",
+    )
+    parser.add_argument(
+        "--greenlets",
+        action="store_true",
+        help="greenlets where it asks for threads: for programs that hold no lock and use no "
+        "blocking driver while they wait for a client",
     )
     parser.add_argument(
         "--subprocesses",
@@ -70,6 +77,9 @@ def main() -> None:
         os.environ[LOOP_VARIABLE] = options.loop
     try:
         loop_factory_named(os.environ.get(LOOP_VARIABLE), f"the variable {LOOP_VARIABLE}")
+        if options.greenlets:
+            check_installed()
+            os.environ[GREENLETS_VARIABLE] = "1"
     except (ImportError, ValueError) as error:
         parser.error(str(error))
     if options.subprocesses:

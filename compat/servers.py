@@ -50,6 +50,19 @@ def _counterpart(cls: type) -> Any:
     return _counterparts[cls]
 
 
+class GreenletTCPServer(mix_ins.GreenletMixIn, TCPServer):
+    """`TCPServer` that handles each connection in a greenlet."""
+
+
+if hasattr(socketserver, "UnixStreamServer"):
+
+    class GreenletUnixStreamServer(
+        mix_ins.GreenletMixIn,
+        _counterpart(socketserver.UnixStreamServer),  # type: ignore[misc]
+    ):
+        """`UnixStreamServer` that handles each connection in a greenlet."""
+
+
 def public_names() -> dict[str, Any]:
     """All that `socketserver.__all__` names: counterparts, and the handler classes themselves."""
     names: dict[str, Any] = {}

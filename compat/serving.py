@@ -18,6 +18,7 @@ from aiosocketserver.listener import is_listening
 from aiosocketserver.server import cannot_watch
 
 from .coroutines import CoroutineRequests
+from .greenlets import GreenletRequests
 from .loops import with_running_loop
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Serving:
         # What a hook or a plain handler raised that socketserver lets through.
         self.error: BaseException | None = None
         self.coroutines: CoroutineRequests | None = None
+        self.greenlets: GreenletRequests | None = None
         self._poll_interval = poll_interval
         self._ended: asyncio.Future[None] = loop.create_future()
         # One for all that is called, as the calling thread would have been.
@@ -63,8 +65,9 @@ class Serving:
             await self._ended
         finally:
             self._end()
-            if self.coroutines is not None:
-                await self.coroutines.end()
+            for requests in (self.coroutines, self.greenlets):
+                if requests is not None:
+                    await requests.end()
 
     def _start(self) -> None:
         if self.server._BaseServer__shutdown_request:
@@ -232,3 +235,12 @@ class Serving:
             )
         with with_running_loop(self.loop):
             self.coroutines.start(request, client_address)
+
+    def serve_in_greenlet(self, request: Any, client_address: Any) -> None:
+        """Have a legacy handler serve the request in a greenlet of this thread."""
+        if self.greenlets is None:
+            self.greenlets = GreenletRequests(
+                self.server, self.loop, on_fatal=self.fail, on_room=self.room_made
+            )
+        with with_running_loop(self.loop):
+            self.greenlets.start(request, client_address)

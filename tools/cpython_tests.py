@@ -1,8 +1,8 @@
 """Run CPython's own tests with compat in the place of socketserver.
 
-`cpython_tests.py [--few] PYTHON...`: under each interpreter, on asyncio and on uvloop, every test
-that passes with the standard library's socketserver has to pass with compat; `--few` runs the
-modules that are about servers and nothing else.
+`cpython_tests.py [--few] PYTHON...`: under each interpreter, on asyncio and on uvloop, and with
+greenlets in the place of threads, every test that passes with the standard library's socketserver
+has to pass with compat; `--few` runs the modules that are about servers and nothing else.
 
 A test may fail with compat only if it fails as well with a verbatim copy of that Python's
 socketserver.py under compat's name (it compares the names of modules, say). Such a copy is made
@@ -43,6 +43,8 @@ LOCAL_NETWORK = ["test_socketserver", "test_urllib2_localnet"]
 
 STANDARD, COPY = "socketserver", "a copy of socketserver.py"
 LOOPS = ["asyncio", "uvloop"]
+# In the place of threads, on asyncio.
+GREENLETS = "greenlets"
 
 RUN_COPY = """
 import runpy, sys
@@ -70,6 +72,8 @@ def command(python: str, way: str, copy: Path) -> list[str]:
             return [python, "-m", "test"]
         case "a copy of socketserver.py":
             return [python, "-c", RUN_COPY, str(copy)]
+        case "greenlets":
+            return [python, "-m", "aiosocketserver.compat", "--greenlets", "-m", "test"]
         case loop:
             return [python, "-m", "aiosocketserver.compat", "--loop", loop, "-m", "test"]
 
@@ -149,7 +153,7 @@ def check(python: str, way: str, modules: list[str], standard: Outcome, copy: Pa
 
 
 def check_python(python: str, modules: list[str]) -> bool:
-    """Check one interpreter, and print a line for each loop."""
+    """Check one interpreter, and print a line for each way."""
     version = ask(python, "import sys; print('%d.%d.%d' % sys.version_info[:3])")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
@@ -159,12 +163,13 @@ def check_python(python: str, modules: list[str]) -> bool:
             print(f"Python {version}: its own tests did not run:\n{standard.trouble}")
             return False
         well = True
-        for loop in LOOPS:
-            wrong = check(python, loop, modules, standard, copy)
+        for way in [*LOOPS, GREENLETS]:
+            wrong = check(python, way, modules, standard, copy)
             well = well and not wrong
             verdict = f"{len(wrong)} FAILED" if wrong else "all pass"
             count = len(standard.passed)
-            print(f"Python {version}, compat on {loop}: {verdict}, of {count} tests", flush=True)
+            name = "with greenlets" if way == GREENLETS else f"on {way}"
+            print(f"Python {version}, compat {name}: {verdict}, of {count} tests", flush=True)
             for text in wrong:
                 print(text)
     return well
