@@ -64,7 +64,7 @@ SERVERS: dict[str, list[str]] = {
     "asyncio streams": ["streams", "echo"],
     "asyncio streams, uvloop": ["streams", "echo", "--loop", "uvloop"],
     "asyncio protocol, uvloop": ["protocols", "echo", "--loop", "uvloop"],
-    "socketserver": ["threads", "socketserver", "echo"],
+    "socketserver": ["legacy", "socketserver", "echo"],
     "gevent": ["libraries.gevent_servers", "echo"],
     "trio": ["libraries.trio_streams", "echo"],
 }

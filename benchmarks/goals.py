@@ -76,6 +76,7 @@ def all_goals() -> list[Goal]:
         "EasyNetwork, uvloop",
     )
     threads = "aiosocketserver.compat threads, asyncio"
+    greenlets = "aiosocketserver greenlets, uvloop"
     return [
         *_streams_goals(),
         Goal(
@@ -119,4 +120,7 @@ def all_goals() -> list[Goal]:
         Goal("TLS echo of 1 KiB", "tls", uvloop, _streams("uvloop"), 1.5),
         Goal("legacy threads, connect, request, close", "connects", threads, "socketserver", 2.0),
         Goal("legacy threads, echo", "echo-1k-10", threads, "socketserver", 0.97),
+        Goal("greenlets, echo of 1 KiB", "echo-1k-10", greenlets, "gevent", 1.5),
+        Goal("greenlets, echo of 1 KiB", "echo-1k-10", greenlets, "socketserver", 1.8),
+        Goal("greenlets, connect, request, close", "connects", greenlets, "socketserver", 2.5),
     ]

@@ -173,7 +173,7 @@ def all_peers(programs: Programs) -> list[Peer]:
         ),
         Peer(
             "socketserver",
-            ("threads", "socketserver"),
+            ("legacy", "socketserver"),
             stream | {"sendfile", "datagrams"},
             unix=True,
             threads=True,
@@ -184,15 +184,22 @@ def all_peers(programs: Programs) -> list[Peer]:
         peers += [
             Peer(
                 f"aiosocketserver threads, {loop}",
-                ("threads", "aiosocketserver"),
+                ("legacy", "threads"),
                 stream | TLS | {"sendfile"},
                 loop=loop,
                 requires=requires,
                 threads=True,
             ),
             Peer(
+                f"aiosocketserver greenlets, {loop}",
+                ("legacy", "greenlets"),
+                stream | TLS | {"sendfile"},
+                loop=loop,
+                requires=(*requires, "greenlet"),
+            ),
+            Peer(
                 f"aiosocketserver.compat threads, {loop}",
-                ("threads", "compat"),
+                ("legacy", "compat"),
                 stream | {"sendfile"},
                 loop=loop,
                 requires=requires,

@@ -4,4 +4,4 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import benchmarks.servers.threads  # noqa: E402, F401 - serves by being run
+import benchmarks.servers.legacy  # noqa: E402, F401 - serves by being run

@@ -1,4 +1,4 @@
-"""Legacy handlers in threads: `threads MODULE ROLE`, on socketserver, aiosocketserver or compat."""
+"""Legacy handlers: `legacy WAY ROLE`, on socketserver, compat, or our own threads or greenlets."""
 
 import asyncio
 import socketserver
@@ -9,7 +9,7 @@ import aiosocketserver
 from aiosocketserver import compat
 from benchmarks.servers.job import BACKLOG, BLOCK, BLOCK_SIZE, FILE_SIZE, job_from_command_line
 
-MODULE = sys.argv.pop(1)
+WAY = sys.argv.pop(1)
 job = job_from_command_line()
 
 
@@ -68,9 +68,16 @@ HANDLERS = {
 }
 
 
+OURS: dict[str, type[aiosocketserver.TCPServer]] = {
+    "threads": aiosocketserver.ThreadingTCPServer,
+    "greenlets": aiosocketserver.GreenletTCPServer,
+}
+
+
 async def serve_here() -> None:
-    """On the core's own ThreadingMixIn."""
-    server = aiosocketserver.ThreadingTCPServer(
+    """On the core's own mix-ins."""
+    server_class = OURS[WAY]
+    server = server_class(
         ("127.0.0.1", 0),
         HANDLERS[job.task],
         request_queue_size=BACKLOG,
@@ -103,8 +110,8 @@ def serve(module: Any) -> None:
         server.serve_forever()
 
 
-if MODULE == "aiosocketserver":
+if WAY in OURS:
     with asyncio.Runner(loop_factory=job.new_event_loop) as runner:
         runner.run(serve_here())
 else:
-    serve({"socketserver": socketserver, "compat": compat}[MODULE])
+    serve({"socketserver": socketserver, "compat": compat}[WAY])
