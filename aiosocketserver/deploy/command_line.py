@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from .. import __name__ as program
+from ..migrate.command import migrate
 from .errors import StartError, report
 from .exits import CANNOT_START, leave
 from .running import serve as serve_target
@@ -203,6 +204,7 @@ def serve(
     ctx.exit(serve_target(target, settings))
 
 
+cli.add_command(migrate)
 serve.params += map(_flag, _OPTIONS.values())
 for _param in serve.params:
     if isinstance(_param, click.Option) and _param.name:

@@ -1,0 +1,58 @@
+"""Which argument of a call reaches which parameter of a function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import libcst as cst
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the parameters of a function are in one call.
+
+    - by_name: each parameter that is known, with its expression; None when that cannot
+      be told
+    - others: the arguments that go elsewhere: `*args`, `**kwargs`, and too many
+    """
+
+    by_name: dict[str, cst.BaseExpression | None]
+    others: list[cst.BaseExpression]
+
+
+def positional(function: cst.FunctionDef) -> list[cst.Param]:
+    """The parameters that can be given without their names."""
+    return [*function.params.posonly_params, *function.params.params]
+
+
+def is_unbound(function: cst.FunctionDef) -> bool:
+    """Whether its first parameter is no instance: a static or a class method."""
+    return any(
+        isinstance(each.decorator, cst.Name)
+        and each.decorator.value in ("staticmethod", "classmethod")
+        for each in function.decorators
+    )
+
+
+def bind_arguments(call: cst.Call, function: cst.FunctionDef, *, has_self: bool) -> Given:
+    """Bind them as Python does; with `has_self` the first parameter is not in the call."""
+    in_order = positional(function)[1 if has_self else 0 :]
+    parameters = {each.name.value: each for each in (*in_order, *function.params.kwonly_params)}
+    by_name: dict[str, cst.BaseExpression | None] = {}
+    others: list[cst.BaseExpression] = []
+    unpacked = False
+    for index, arg in enumerate(call.args):
+        unpacked = unpacked or bool(arg.star)
+        if arg.keyword is not None:
+            name = arg.keyword.value
+        elif index < len(in_order) and not unpacked:
+            name = in_order[index].name.value
+        else:
+            name = ""
+        if name in parameters:
+            by_name[name] = arg.value
+        else:
+            others.append(arg.value)
+    for name, parameter in parameters.items():
+        by_name.setdefault(name, None if unpacked else parameter.default)
+    return Given(by_name, others)
