@@ -60,13 +60,13 @@ def test_the_difference_is_shown_and_nothing_is_written(tmp_path: Path) -> None:
         "--- echo.py\n+++ echo.py\n@@ -1,6 +1,6 @@\n-import socketserver\n+import aiosocketserver\n"
     )
     assert done.stderr.splitlines() == [
-        "echo.py:3:1: Echo becomes a coroutine handler",
+        "echo.py:3:1: Echo: converted",
         (
             "echo.py:3:7: note: no server here: whatever serves it has to be compat's or "
             "aiosocketserver's - from aiosocketserver import compat as socketserver, where the "
             "server is made"
         ),
-        "1 legacy handler: 1 converted, 0 left as they are",
+        "1 legacy handler: 1 converted, 0 declined",
     ]
     assert (tmp_path / "echo.py").read_text() == ECHO
     # What it shows is what patch takes.
@@ -172,20 +172,20 @@ def test_a_declined_handler_is_told_with_each_reason(
     run([path], write=True, force=False)
     assert path.read_text() == SLOW
     assert report(capsysbinary) == [
-        f"{path}:3:1: Slow stays a legacy handler; --force converts it in spite of:",
+        f"{path}:3:1: Slow: declined without --force, because of:",
         f"{path}:5:9: time.sleep() stops the loop - await asyncio.sleep(...)",
-        "1 legacy handler: 0 converted, 1 left as they are",
+        "1 legacy handler: 0 converted, 1 declined",
     ]
     path.write_text(SLOW + "        dump(self.wfile)\n")
     run([path], write=True, force=True)
     assert report(capsysbinary) == [
-        f"{path}:3:1: Slow stays a legacy handler, because:",
+        f"{path}:3:1: Slow: declined, because of:",
         (
             f"{path}:6:14: self.wfile is handed to dump(), and what is done with it there "
             "cannot be seen"
         ),
         f"{path}:5:9: time.sleep() stops the loop - await asyncio.sleep(...)",
-        "1 legacy handler: 0 converted, 1 left as they are",
+        "1 legacy handler: 0 converted, 1 declined",
     ]
 
 
@@ -199,7 +199,7 @@ def test_folders(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> 
     (tmp_path / "sub" / "elsewhere").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "sub" / "other.py").write_text("this is no Python, and mentions no handler")
     assert run([tmp_path], write=True, force=False) == 0
-    assert report(capsysbinary)[-1] == "2 legacy handlers: 2 converted, 0 left as they are"
+    assert report(capsysbinary)[-1] == "2 legacy handlers: 2 converted, 0 declined"
     for name, expected in (
         ("a.py", MIGRATED),
         ("sub/b.py", MIGRATED),
@@ -305,9 +305,9 @@ def test_a_class_that_others_derive_from_in_other_files(
     assert run([tmp_path], write=True, force=False) == 1
     assert (tmp_path / "echo.py").read_text() == ECHO
     assert report(capsysbinary)[:4] == [
-        f"{tmp_path}/echo.py:3:1: Echo stays a legacy handler, because:",
+        f"{tmp_path}/echo.py:3:1: Echo: declined, because of:",
         f"{tmp_path}/echo.py:3:7: {tmp_path}/loud.py:3 derives from Echo, and would have to follow",
-        f"{tmp_path}/loud.py:3:1: Loud stays a legacy handler, because:",
+        f"{tmp_path}/loud.py:3:1: Loud: declined, because of:",
         (
             f"{tmp_path}/loud.py:3:12: the base class echo.Echo comes from elsewhere, and what it "
             "does cannot be seen - migrate it first, by hand if it has to be"

@@ -39,6 +39,9 @@ STREAM = {
         def handle(self):
             self.request.settimeout(5)
             print(self.request.getpeername(), self.request, self.client_address)
+            logger.info("%s on %s" % (self.name, self.request), self.connection)
+            print("{}".format(self.request), f"{self.request}", self.request is None)
+            self.server.shutdown_request(self.request)
             self.request.shutdown(1)
             self.request.close()
         """,
@@ -46,6 +49,9 @@ STREAM = {
         async def handle(self):
             self.request.settimeout(5)
             print(self.request.getpeername(), self.request, self.client_address)
+            logger.info("%s on %s" % (self.name, self.request), self.connection)
+            print("{}".format(self.request), f"{self.request}", self.request is None)
+            self.server.shutdown_request(self.request)
             self.request.shutdown(1)
             self.request.close()
         """,
@@ -544,6 +550,19 @@ def test_handlers_in_functions_and_what_is_beside_them() -> None:
                 self.wfile.write(b"x")
         """
     assert after(before) == textwrap.dedent(expected)
+
+
+def test_a_class_around_a_handler_is_none() -> None:
+    text = after("""
+        import socketserver, unittest
+
+        class Tests(unittest.TestCase):
+            def test_it(self):
+                class Handler(socketserver.StreamRequestHandler):
+                    def handle(self):
+                        self.wfile.write(b"x")
+        """)
+    assert "class Tests(unittest.TestCase):\n    def test_it(self):" in text
 
 
 def test_a_coroutine_handler_is_left_alone() -> None:

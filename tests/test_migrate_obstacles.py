@@ -611,6 +611,21 @@ SOURCES: dict[str, tuple[str, list[str]]] = {
         """,
         ["4: @registered may change any method"],
     ),
+    "a base class from elsewhere, by a star": (
+        """
+        from http.server import *
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.wfile.write(b"x")
+        """,
+        [
+            (
+                "4: the base class BaseHTTPRequestHandler comes from elsewhere, and what it does "
+                "cannot be seen - migrate it first, by hand if it has to be"
+            )
+        ],
+    ),
     "an obstacle in one class is one for all": (
         """
         import socketserver

@@ -280,8 +280,10 @@ def test_notes_of_what_the_handler_sees_and_calls() -> None:
                     self.wfile.write(b"x")
                 except BaseException:
                     raise
+                server = self.server
                 self.server.model.update(parse(transform(b"x")))
-                self.server.known()
+                server.known()
+                server.unknown()
 
         class Server(socketserver.ThreadingTCPServer):
             def known(self):
@@ -289,7 +291,10 @@ def test_notes_of_what_the_handler_sees_and_calls() -> None:
         """)
     assert found.converted
     assert told(found.notes) == [
-        "6: not looked into, and must not block: self.server.model.update(), parse(), transform()",
+        (
+            "6: not looked into, and must not block: self.server.model.update(), parse(), "
+            "transform(), server.unknown()"
+        ),
         (
             "10: this catches the cancellation, too, by which a server ends its handlers"
             " - except Exception"

@@ -16,7 +16,7 @@ import aiosocketserver
 from aiosocketserver import compat
 from aiosocketserver.compat.engine import Engine
 from tests.compat_support import ask, serving
-from tests.page_support import ROOT, Page
+from tests.page_support import PORT, ROOT, Page
 
 PAGE = Page("docs/migration.md")
 TIMEOUT = 20
@@ -94,6 +94,35 @@ def test_one_handler_after_the_other() -> None:
     assert ask(names["commands"].server_address, b"One\n") == b"ONE\n"
     assert ask(names["events"].server_address, b"One\n") == b"one\n"
     names["stop"]()
+
+
+@PAGE.executes("The tool")
+def test_the_tool_shows_and_tells_what_the_page_says(tmp_path: Path) -> None:
+    commands = PAGE.blocks("sh", "The tool")[0].splitlines()[1:]
+    (source,) = PAGE.blocks("python", "The tool")
+    (shown,) = PAGE.blocks("diff", "The tool")
+    (told,) = PAGE.blocks("text", "The tool")
+    (tmp_path / "server.py").write_text(source)
+    (tmp_path / "src").mkdir()
+    show, write = (
+        subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        for command in commands
+    )
+    assert (show.returncode, show.stdout, show.stderr) == (1, shown, told)
+    assert (write.returncode, write.stdout, write.stderr) == (1, "", told)
+    names: dict[str, Any] = {}
+    exec(PORT.sub("0", (tmp_path / "server.py").read_text()), names)
+    with serving(names["commands"]) as server:
+        assert ask(server.server_address, b"one\ntwo\n") == b"ONE\nTWO\n"
+    names["reports"].server_close()
 
 
 @PAGE.executes("All servers on one loop")

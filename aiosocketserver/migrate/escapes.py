@@ -12,12 +12,12 @@ from .findings import Finding
 from .io_calls import (
     DATA,
     ENDING,
+    HANDLERS_OWN,
     HARMLESS,
     HARMLESS_FOR_HANDLER,
     INSTEAD_OF_HANDING,
     IO,
     LOGGING,
-    OWN,
     Kind,
 )
 from .names import Names
@@ -85,7 +85,7 @@ class Escapes:
                 return False
             case Method(name=name) if name in DATA:
                 return False
-            case Kind() if value not in OWN:
+            case Kind() if value not in HANDLERS_OWN:
                 return False
             case _:
                 self.obstacles.append(self._names.finding(node, what, way_out))
@@ -115,7 +115,9 @@ class Escapes:
             case cst.Attribute(attr=cst.Name(value=name)) if name in LOGGING:
                 return True
             case cst.Attribute(value=of, attr=cst.Name(value=name)) if name in ENDING:
-                return self._names.code(of) == "self.server"
+                return self._values.of(of) is Kind.SERVER
+            case cst.Attribute(value=cst.SimpleString(), attr=cst.Name(value="format")):
+                return True
             case _:
                 harmless = HARMLESS_FOR_HANDLER if value is Kind.HANDLER else HARMLESS
                 return bool(self._names.imported(call.func) & harmless)
@@ -172,6 +174,9 @@ class Escapes:
         match outer:
             case cst.Arg() if isinstance(call := self._names.parent(outer), cst.Call):
                 self.hand_over(node, value, call)
+            case cst.BinaryOperation(left=cst.SimpleString(), operator=cst.Modulo()):
+                # "..." % (conn, address)
+                pass
             case cst.Return():
                 self._escape(node, value, f"{title} is returned, {_UNSEEN}")
             case _:

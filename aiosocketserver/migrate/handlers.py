@@ -122,7 +122,8 @@ def outside_bases(names: Names) -> Iterator[tuple[str, int]]:
         for base in bases(names, cls):
             if base.local is None and handlers.is_one(cls) and not handler_root(base.imported):
                 line = names.finding(base.node, "").line
-                yield from ((name.rpartition(".")[2], line) for name in base.imported)
+                for name in base.imported - _STANDARD.keys():
+                    yield name.rpartition(".")[2], line
 
 
 def local_bases(names: Names, cls: cst.ClassDef) -> list[cst.ClassDef]:
@@ -158,13 +159,18 @@ class _Handlers:
         if any(name.startswith("aiosocketserver.") for name in base.imported):
             # A coroutine handler; compat's names have become socketserver's.
             return False
-        if any(name.rpartition(".")[2] in _TELLING for name in base.imported):
+        # The name in the source is all there is after a star import.
+        known = base.imported or {self._names.code(base.node)}
+        if any(name.rpartition(".")[2] in _TELLING for name in known):
             return True
         return not base.imported & _WITHOUT_IO and self._looks_like_one(cls)
 
     def _looks_like_one(self, cls: cst.ClassDef) -> bool:
-        functions = self._names.all_of(cst.FunctionDef, cls)
-        return any(function.name.value == "handle" for function in functions) and any(
+        handles = any(
+            isinstance(statement, cst.FunctionDef) and statement.name.value == "handle"
+            for statement in cls.body.body
+        )
+        return handles and any(
             attribute.attr.value in ("request", "rfile", "wfile")
             and isinstance(attribute.value, cst.Name)
             and attribute.value.value == "self"

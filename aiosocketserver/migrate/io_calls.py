@@ -16,6 +16,7 @@ class Kind(Enum):
     OTHER = "something else"
     MIXED = "one thing here and another there"
     HANDLER = "self"
+    SERVER = "self.server"
     CLASS = "the class"
     SUPER = "super()"
     REQUEST = "self.request"
@@ -28,7 +29,7 @@ class Kind(Enum):
 IO = frozenset({Kind.REQUEST, Kind.READER, Kind.WRITER, Kind.DATAGRAMS})
 
 # And what belongs to one handler only.
-OWN = IO | {Kind.HANDLER, Kind.MIXED}
+HANDLERS_OWN = IO | {Kind.HANDLER, Kind.MIXED}
 
 # socketserver's handler classes, and the attributes of each that are I/O.
 ATTRIBUTES: dict[str, dict[str, Kind]] = {

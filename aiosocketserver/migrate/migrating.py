@@ -76,7 +76,7 @@ def _judged(names: Names, servers: Servers, family: Family) -> _Judged:
     judged.obstacles += taken_names(names)
     judged.blocking += blocking_in(names, family, uses)
     judged.notes += servers.notes(family)
-    judged.notes += notes_of(names, family, judged.coroutines, forks=servers.fork)
+    judged.notes += notes_of(names, family, uses, judged.coroutines, forks=servers.fork)
     return judged
 
 

@@ -10,7 +10,10 @@ import libcst as cst
 from .coroutines import Coroutines
 from .findings import Finding
 from .handlers import Family
+from .io_calls import Kind
 from .names import Names
+from .uses import Uses
+from .values import Values
 
 # Modules whose functions are known: what blocks of them is in the table.
 _SEEN_TO = {*sys.stdlib_module_names, "SocketServer", "aiosocketserver", "builtins", "six"}
@@ -26,10 +29,10 @@ _THREADS = frozenset(
 
 
 def notes_of(
-    names: Names, family: Family, coroutines: Coroutines, *, forks: bool
+    names: Names, family: Family, uses: Uses, coroutines: Coroutines, *, forks: bool
 ) -> Iterator[Finding]:
     """What a family sees of its surroundings that is another one now."""
-    elsewhere = list(dict.fromkeys(_calls_elsewhere(names, family)))
+    elsewhere = list(dict.fromkeys(_calls_elsewhere(names, family, uses.values)))
     if elsewhere:
         what = f"not looked into, and must not block: {', '.join(elsewhere)}"
         yield names.finding(family.classes[0], what)
@@ -48,20 +51,31 @@ def notes_of(
                 yield names.finding(clause, what, "except Exception")
 
 
-def _calls_elsewhere(names: Names, family: Family) -> Iterator[str]:
+def _calls_elsewhere(names: Names, family: Family, values: Values) -> Iterator[str]:
     """What a family calls of other modules, or of objects of which the class is not known."""
     defined = {each.name.value for each in names.all_of(cst.FunctionDef)}
     for cls in family.classes:
         for call in names.all_of(cst.Call, cls):
-            imported = names.imported(call.func)
-            code = names.code(call.func)
-            if (
-                any(name.partition(".")[0] not in _SEEN_TO for name in imported)
-                # From a star import.
-                or (isinstance(call.func, cst.Name) and not names.bindings(call.func))
-                or (code.startswith("self.server.") and code.rpartition(".")[2] not in defined)
-            ):
-                yield f"{code}()"
+            match call.func:
+                case cst.Name() as name if not names.bindings(name):
+                    # From a star import.
+                    known = False
+                case cst.Attribute(attr=cst.Name(value=name)):
+                    known = name in defined or not _is_of_server(values, call.func)
+                case _:
+                    known = True
+            modules = {each.partition(".")[0] for each in names.imported(call.func)}
+            if not known or not modules <= _SEEN_TO:
+                yield f"{names.code(call.func)}()"
+
+
+def _is_of_server(values: Values, node: cst.BaseExpression) -> bool:
+    """Whether it is something that the server has: `self.server.model.update`."""
+    while isinstance(node, cst.Attribute):
+        node = node.value
+        if values.of(node) is Kind.SERVER:
+            return True
+    return False
 
 
 def _swallows_cancellation(names: Names, coroutines: Coroutines, clause: cst.ExceptHandler) -> bool:

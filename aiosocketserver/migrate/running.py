@@ -71,12 +71,12 @@ def run(paths: Sequence[Path], *, write: bool, force: bool) -> int:
 def lines(path: Path, report: HandlerReport) -> Iterator[str]:
     """What is told of a handler: each line begins with its place, as compilers have it."""
     if report.converted:
-        verdict = "becomes a coroutine handler"
+        verdict = "converted"
     elif report.obstacles:
-        verdict = "stays a legacy handler, because:"
+        verdict = "declined, because of:"
     else:
-        verdict = "stays a legacy handler; --force converts it in spite of:"
-    yield f"{path}:{report.line}:{report.column}: {', '.join(report.handlers)} {verdict}"
+        verdict = "declined without --force, because of:"
+    yield f"{path}:{report.line}:{report.column}: {', '.join(report.handlers)}: {verdict}"
     for finding in (*report.obstacles, *report.blocking):
         way_out = f" - {finding.way_out}" if finding.way_out else ""
         yield f"{path}:{finding.line}:{finding.column}: {finding.what}{way_out}"
@@ -91,7 +91,7 @@ def _summary(converted: int, left: int) -> str:
     handlers = (
         "1 legacy handler" if converted + left == 1 else f"{converted + left} legacy handlers"
     )
-    return f"{handlers}: {converted} converted, {left} left as they are"
+    return f"{handlers}: {converted} converted, {left} declined"
 
 
 def _tell(line: str) -> None:

@@ -15,7 +15,7 @@ from libcst.metadata import Assignment
 
 from .arguments import is_unbound, positional
 from .handlers import Family, handler_root
-from .io_calls import HOOKS, IO, OWN, Kind
+from .io_calls import HANDLERS_OWN, HOOKS, IO, Kind
 from .names import Names
 
 # A method of the family by its name, all definitions of it together; or a function in one.
@@ -161,6 +161,8 @@ class Values:
             case Kind.HANDLER:
                 if name in self._attributes:
                     return self._attributes[name]
+                if name == "server":
+                    return Kind.SERVER
                 if name in self.methods or name in HOOKS:
                     return Own(name)
                 return joined(self._kept.get(name, ()))
@@ -245,7 +247,7 @@ def joined(values: Iterable[Value]) -> Value:
     different = set(values) - {Kind.NOTHING}
     if len(different) == 1:
         return different.pop()
-    is_io = any(isinstance(each, Method) or each in OWN for each in different)
+    is_io = any(isinstance(each, Method) or each in HANDLERS_OWN for each in different)
     return Kind.MIXED if is_io else Kind.OTHER
 
 
