@@ -193,6 +193,44 @@ def test_what_the_handler_calls_in_the_same_source_is_looked_into() -> None:
     ]
 
 
+def test_functions_in_the_handler_are_looked_into_once() -> None:
+    found = declined("""
+        import socketserver, time
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                def nap():
+                    time.sleep(1)
+                nap()
+        """)
+    assert told(found.blocking) == ["7: time.sleep() stops the loop - await asyncio.sleep(...)"]
+
+
+def test_coroutines_do_not_block() -> None:
+    after("""
+        import asyncio, socketserver
+
+        async def tell(text):
+            async with lock:
+                await peer.send(text)
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                asyncio.run_coroutine_threadsafe(tell(b"x"), self.server.loop)
+        """)
+
+
+def test_a_star_import_hides_nothing() -> None:
+    found = declined("""
+        from socketserver import *
+
+        class Handler(StreamRequestHandler):
+            def handle(self):
+                peer.recv(1)
+        """)
+    assert told(found.blocking) == [f"6: peer.recv() stops the loop if it is a socket's - {SOCKET}"]
+
+
 def test_a_call_that_is_handed_the_socket_is_told_once() -> None:
     found = declined("""
         import select, socketserver

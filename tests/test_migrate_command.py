@@ -292,6 +292,29 @@ def test_a_last_line_without_an_end(
     assert path.read_text() == MIGRATED.rstrip("\n")
 
 
+def test_a_file_that_is_named_is_always_read(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("this is no Python, and mentions no handler")
+    assert run([tmp_path], write=False, force=False) == 0
+    assert run([tmp_path / "a.py"], write=False, force=False) == 2
+
+
+def test_a_class_with_the_name_of_one_that_others_derive_from(tmp_path: Path) -> None:
+    own = ECHO.replace("Echo", "BaseHTTPRequestHandler")
+    (tmp_path / "own.py").write_text(own)
+    (tmp_path / "web.py").write_text(
+        "from http.server import BaseHTTPRequestHandler\n\n"
+        "class Web(BaseHTTPRequestHandler):\n    pass\n"
+    )
+    # Or in the same file, from another module.
+    (tmp_path / "echo.py").write_text(
+        f"import other\n{ECHO}\nclass Other(other.Echo):\n"
+        "    def handle(self):\n        self.wfile.write(b'x')\n"
+    )
+    run([tmp_path], write=True, force=False)
+    assert "async def handle" in (tmp_path / "own.py").read_text()
+    assert (tmp_path / "echo.py").read_text().count("async def handle") == 1
+
+
 def test_a_class_that_others_derive_from_in_other_files(
     tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -316,6 +316,58 @@ STREAM = {
             await super(Handler, self).finish()
         """,
     ),
+    "constructors": (
+        """
+        def __init__(self, directory, *args):
+            self.directory = directory
+            super().__init__(*args)
+            return
+
+        def handle(self):
+            self.wfile.write(self.directory.encode())
+        """,
+        """
+        def __init__(self, directory, *args):
+            self.directory = directory
+            super().__init__(*args)
+            return
+
+        async def handle(self):
+            await self.wfile.write(self.directory.encode())
+        """,
+    ),
+    "functions that do not wait, whatever they are": (
+        """
+        def handle(self):
+            def pairs():
+                yield 1, 2
+            for pair in pairs():
+                self.wfile.write(self.text(pair, self.registered()))
+
+        @staticmethod
+        def text(pair, end):
+            return encode(pair) + end
+
+        @classmethod
+        def registered(cls):
+            return register(cls)
+        """,
+        """
+        async def handle(self):
+            def pairs():
+                yield 1, 2
+            for pair in pairs():
+                await self.wfile.write(self.text(pair, self.registered()))
+
+        @staticmethod
+        def text(pair, end):
+            return encode(pair) + end
+
+        @classmethod
+        def registered(cls):
+            return register(cls)
+        """,
+    ),
     "the first iterable of a generator expression is outside of it": (
         """
         def handle(self):

@@ -173,6 +173,30 @@ CASES = {
         from aiosocketserver import compat as socketserver
         """,
     ),
+    "a comment before": (
+        """
+        import os
+        # The servers.
+        import socketserver
+        """,
+        "socketserver.BaseRequestHandler",
+        "socketserver.TCPServer",
+        """
+        import os
+        # The servers.
+        import aiosocketserver
+        from aiosocketserver import compat as socketserver
+        """,
+    ),
+    "compat among others": (
+        "from aiosocketserver import compat, run",
+        "compat.BaseRequestHandler",
+        "compat.TCPServer",
+        """
+        import aiosocketserver
+        from aiosocketserver import compat, run
+        """,
+    ),
     "compat under its own name": (
         "from aiosocketserver import compat",
         "compat.BaseRequestHandler",
@@ -286,20 +310,27 @@ def test_a_legacy_handler_beside_keeps_its_base() -> None:
     assert migrated(before).source.decode() == textwrap.dedent(expected)
 
 
-def test_a_legacy_handler_without_a_server_keeps_its_import() -> None:
-    before = """
-        import socketserver, time
+@pytest.mark.parametrize(
+    ("imports", "base"),
+    [
+        ("import socketserver, time", "socketserver.StreamRequestHandler"),
+        ("import time; from socketserver import StreamRequestHandler", "StreamRequestHandler"),
+    ],
+)
+def test_a_legacy_handler_without_a_server_keeps_its_import(imports: str, base: str) -> None:
+    before = f"""
+        {imports}
 
-        class Quick(socketserver.StreamRequestHandler):
+        class Quick({base}):
             def handle(self):
                 self.wfile.write(b"x")
 
-        class Slow(socketserver.StreamRequestHandler):
+        class Slow({base}):
             def handle(self):
                 time.sleep(1)
         """
     text = migrated(before).source.decode()
-    assert text.startswith("\nimport aiosocketserver\nimport socketserver, time\n")
+    assert text.startswith(f"\nimport aiosocketserver\n{imports}\n")
 
 
 def test_the_name_of_the_package_may_be_taken() -> None:

@@ -181,16 +181,33 @@ STREAM: dict[str, tuple[str, list[str]]] = {
         """,
         [f"6: self.request is handed to self.send(), {UNSEEN}"],
     ),
-    "a static method": (
+    "arguments that are unpacked": (
         """
         def handle(self):
-            self.send(self.request)
+            self.send(*numbers, self.request)
 
-        @staticmethod
-        def send(sock):
+        def send(self, first, sock):
             sock.sendall(b"x")
         """,
         [f"6: self.request is handed to self.send(), {UNSEEN}"],
+    ),
+    "a static method": (
+        """
+        def handle(self):
+            self.send(self.request, b"x")
+
+        @staticmethod
+        def send(sock, data):
+            sock.sendall(data)
+        """,
+        [f"6: self.request is handed to self.send(), {UNSEEN}"],
+    ),
+    "what another than the server ends": (
+        """
+        def handle(self):
+            peer.close_request(self.request)
+        """,
+        [f"6: self.request is handed to peer.close_request(), {UNSEEN}"],
     ),
     "a file or the socket is replaced": (
         """
@@ -565,6 +582,23 @@ SOURCES: dict[str, tuple[str, list[str]]] = {
             (
                 "5: the base class mine.Mixin comes from elsewhere, and what it does cannot be seen"
                 " - migrate it first, by hand if it has to be"
+            )
+        ],
+    ),
+    "a base class from elsewhere beside one of socketserver's": (
+        """
+        import mine, socketserver
+
+        class Base(socketserver.StreamRequestHandler):
+            pass
+
+        class Handler(Base, mine.Handler):
+            pass
+        """,
+        [
+            (
+                "7: the base class mine.Handler comes from elsewhere, and what it does cannot be "
+                "seen - migrate it first, by hand if it has to be"
             )
         ],
     ),

@@ -229,6 +229,7 @@ def test_the_request_of_a_datagram_server_may_be_looked_at() -> None:
 # A server, and what is noted of a handler on it.
 NOTES = {
     'socketserver.ThreadingTCPServer(("", 0), Handler)': [],
+    'socketserver.ThreadingTCPServer(("", 0), functools.partial(Handler))': [],
     'socketserver.TCPServer(("", 0), Handler)': [
         "10: Handler served one client at a time, and now serves all at the same time"
     ],
@@ -253,7 +254,7 @@ def test_note(server: str) -> None:
                 super().__init__(address, Handler)
         """
     found = report(
-        "import framework, os, socketserver; socketserver.BaseServer\n\n"
+        "import framework, functools, os, socketserver; socketserver.BaseServer\n\n"
         "class Handler(socketserver.BaseRequestHandler):\n"
         "    def handle(self):\n"
         "        print(self.client_address)\n"

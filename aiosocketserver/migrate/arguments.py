@@ -25,18 +25,26 @@ def positional(function: cst.FunctionDef) -> list[cst.Param]:
     return [*function.params.posonly_params, *function.params.params]
 
 
+def is_static(function: cst.FunctionDef) -> bool:
+    """Whether it is a static method."""
+    return _is_decorated(function, "staticmethod")
+
+
 def is_unbound(function: cst.FunctionDef) -> bool:
     """Whether its first parameter is no instance: a static or a class method."""
+    return is_static(function) or _is_decorated(function, "classmethod")
+
+
+def _is_decorated(function: cst.FunctionDef, name: str) -> bool:
     return any(
-        isinstance(each.decorator, cst.Name)
-        and each.decorator.value in ("staticmethod", "classmethod")
+        isinstance(each.decorator, cst.Name) and each.decorator.value == name
         for each in function.decorators
     )
 
 
-def bind_arguments(call: cst.Call, function: cst.FunctionDef, *, has_self: bool) -> Given:
-    """Bind them as Python does; with `has_self` the first parameter is not in the call."""
-    in_order = positional(function)[1 if has_self else 0 :]
+def bind_arguments(call: cst.Call, function: cst.FunctionDef, *, bound: bool) -> Given:
+    """Bind them as Python does, in a call of a bound method or of a function."""
+    in_order = positional(function)[1 if bound and not is_static(function) else 0 :]
     parameters = {each.name.value: each for each in (*in_order, *function.params.kwonly_params)}
     by_name: dict[str, cst.BaseExpression | None] = {}
     others: list[cst.BaseExpression] = []

@@ -199,7 +199,7 @@ class _Finder(cst.CSTVisitor):
                 return "the body of a class"
 
     def _give_arguments(self, call: cst.Call, own: Own, function: cst.FunctionDef) -> None:
-        given = bind_arguments(call, function, has_self=isinstance(own.target, str) and own.bound)
+        given = bind_arguments(call, function, bound=own.bound)
         for name, expression in given.by_name.items():
             value = Kind.OTHER if expression is None else self._values.of(expression)
             self._values.give(own.target, name, value)
