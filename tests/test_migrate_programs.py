@@ -105,6 +105,8 @@ print([server.server_address for server in servers], flush=True)
 threads = [threading.Thread(target=server.serve_forever) for server in servers]
 for thread in threads:
     thread.start()
+for thread in threads:
+    thread.join()
 """
 
 

@@ -143,7 +143,7 @@ def compiles(source: str) -> bool:
 
 # Finding the smallest source for a failure takes its time.
 @pytest.mark.timeout(600)
-@settings(max_examples=60, deadline=None, report_multiple_bugs=False)
+@settings(max_examples=40, deadline=None, report_multiple_bugs=False)
 @given(source=sources())
 def test_what_comes_out_is_python_and_whole(source: str) -> None:
     assume(compiles(source))
