@@ -108,6 +108,8 @@ def source(statement: str) -> str:
         "self.request.sendall(self.request.recv(10))",
         "with self.server.block: pass",
         "jobs.put_nowait(1)",
+        "jobs.get(block=False)",
+        "guard.acquire(False)",
         "asyncio.Lock()",
     ],
 )

@@ -333,6 +333,22 @@ def test_a_legacy_handler_without_a_server_keeps_its_import(imports: str, base: 
     assert text.startswith(f"\nimport aiosocketserver\n{imports}\n")
 
 
+def test_a_module_of_the_program_that_is_called_socketserver() -> None:
+    before = """
+        from socketserver import StreamRequestHandler
+        from . import socketserver
+        from .socketserver import TCPServer
+
+        class Handler(StreamRequestHandler):
+            def handle(self):
+                self.wfile.write(b"x")
+
+        server = socketserver.make(TCPServer, Handler)
+        """
+    text = migrated(before).source.decode()
+    assert "import aiosocketserver\nfrom . import socketserver\nfrom .socketserver import" in text
+
+
 def test_the_name_of_the_package_may_be_taken() -> None:
     report = declined("""
         import socketserver

@@ -304,6 +304,37 @@ def test_notes_of_what_the_handler_sees_and_calls() -> None:
     ]
 
 
+def test_a_note_of_what_time_outs_do_to_rfile() -> None:
+    found = report("""
+        import socket, socketserver
+
+        class Handler(socketserver.StreamRequestHandler):
+            timeout = 5
+
+            def handle(self):
+                try:
+                    self.rfile.readline()
+                except socket.timeout:
+                    self.wfile.write(b"are you there?")
+                try:
+                    self.request.recv(10)
+                except TimeoutError:
+                    pass
+                try:
+                    for line in self.rfile:
+                        pass
+                except TimeoutError:
+                    pass
+
+        server = socketserver.ThreadingTCPServer(("", 0), Handler)
+        """)
+    assert found.converted
+    assert told(found.notes) == [
+        f"{line}: after a time-out rfile goes on, where it has raised OSError from then on"
+        for line in (10, 19)
+    ]
+
+
 def test_a_handler_without_a_server_in_its_source() -> None:
     found = report("""
         import socketserver

@@ -14,6 +14,7 @@ from .blocking_calls import (
     LOCK_NAME,
     LOCKS,
     METHODS,
+    NON_BLOCKING,
     QUEUE_NAME,
     QUEUES,
     TAKES_FROM_QUEUE,
@@ -58,8 +59,8 @@ class _Blocking:
         # Each function with the one that the handler calls, through which it is reached.
         waiting: list[tuple[cst.FunctionDef, str]] = [
             (function, "")
-            for target in self._uses.values.methods
-            for function in self._uses.values.definitions(target)
+            for definitions in self._uses.values.methods.values()
+            for function in definitions
         ]
         seen: set[cst.FunctionDef] = set()
         while waiting:
@@ -110,6 +111,10 @@ class _Blocking:
         if isinstance(self._uses.values.of(call.func), Own | Method):
             return None
         name = call.func.attr.value
+        if name in NON_BLOCKING and any(
+            self._names.code(arg.value) == "False" for arg in call.args
+        ):
+            return None
         if name == "get" and self._is_a("queue", call.func.value):
             return TAKES_FROM_QUEUE
         arguments, blocking = METHODS.get(name, (range(0), None))

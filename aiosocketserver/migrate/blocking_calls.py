@@ -151,6 +151,9 @@ METHODS: dict[str, tuple[range, Blocking]] = {
     "write_text": (_ANY, _IF_FILE),
 }
 
+# These have an argument, False, for not to wait.
+NON_BLOCKING = frozenset({"acquire", "get"})
+
 TAKES_LOCK = Blocking(_LOCK, "stops the loop while others have the lock")
 TAKES_FROM_QUEUE = Blocking("asyncio.Queue, if only coroutines use it; else " + IN_THREAD)
 IS_LOCAL = Blocking("contextvars.ContextVar", "is the same for all clients, who share a thread")

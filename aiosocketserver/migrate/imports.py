@@ -108,7 +108,7 @@ class _Editor:
         added: list[ImportStatement] = []
         serves = False
         for alias in statement.names:
-            full = f"{module}.{alias.evaluated_name}".lstrip(".")
+            full = f"{module}.{alias.evaluated_name}" if module else alias.evaluated_name
             uses = self._names.references(statement, _bound(alias))
             left = [use for use in uses if not self._is_replaced(use)]
             if canonical(full).partition(".")[0] != "socketserver":
@@ -132,9 +132,10 @@ class _Editor:
 
     def _module(self, statement: ImportStatement) -> str:
         """The module whose names a statement imports; empty when it imports modules."""
-        if isinstance(statement, cst.Import) or statement.module is None:
+        if isinstance(statement, cst.Import):
             return ""
-        return canonical("." * len(statement.relative) + self._names.code(statement.module))
+        module = "" if statement.module is None else self._names.code(statement.module)
+        return canonical("." * len(statement.relative) + module)
 
     def _is_replaced(self, use: cst.CSTNode) -> bool:
         return use in self._replaced or self._names.parent(use) in self._replaced

@@ -13,10 +13,12 @@ from .handlers import Family
 from .io_calls import Kind
 from .names import Names
 from .uses import Uses
-from .values import Values
+from .values import Method, Values
 
 # Modules whose functions are known: what blocks of them is in the table.
 _SEEN_TO = {*sys.stdlib_module_names, "SocketServer", "aiosocketserver", "builtins", "six"}
+
+_TIMEOUTS = frozenset({"builtins.TimeoutError", "socket.timeout"})
 
 _THREADS = frozenset(
     {
@@ -46,9 +48,15 @@ def notes_of(
                 what = f"{names.code(call)} is the server's process for all clients"
                 yield names.finding(call, what)
         for clause in names.all_of(cst.ExceptHandler, cls):
-            if _swallows_cancellation(names, coroutines, clause):
+            awaited = _awaited_before(names, coroutines, clause)
+            if awaited and _swallows_cancellation(names, clause):
                 what = "this catches the cancellation, too, by which a server ends its handlers"
                 yield names.finding(clause, what, "except Exception")
+            if any(_is_of_reader(uses.values, each) for each in awaited) and _is_of_timeouts(
+                names, clause
+            ):
+                what = "after a time-out rfile goes on, where it has raised OSError from then on"
+                yield names.finding(clause, what)
 
 
 def _calls_elsewhere(names: Names, family: Family, values: Values) -> Iterator[str]:
@@ -78,16 +86,30 @@ def _is_of_server(values: Values, node: cst.BaseExpression) -> bool:
     return False
 
 
-def _swallows_cancellation(names: Names, coroutines: Coroutines, clause: cst.ExceptHandler) -> bool:
+def _awaited_before(
+    names: Names, coroutines: Coroutines, clause: cst.ExceptHandler
+) -> list[cst.Call | cst.For]:
+    """What is awaited in the block of which `clause` handles the exceptions."""
+    guarded = names.parent(clause)
+    if not isinstance(guarded, cst.Try):
+        return []
+    found: list[cst.Call | cst.For] = [*names.all_of(cst.Call, guarded.body)]
+    found += names.all_of(cst.For, guarded.body)
+    return [each for each in found if each in coroutines.awaited]
+
+
+def _swallows_cancellation(names: Names, clause: cst.ExceptHandler) -> bool:
     if clause.type is not None and "builtins.BaseException" not in names.imported(clause.type):
         return False
-    guarded = names.parent(clause)
-    return (
-        isinstance(guarded, cst.Try)
-        and not names.all_of(cst.Raise, clause.body)
-        and any(
-            node in coroutines.awaited
-            for kind in (cst.Call, cst.For)
-            for node in names.all_of(kind, guarded.body)
-        )
-    )
+    return not names.all_of(cst.Raise, clause.body)
+
+
+def _is_of_timeouts(names: Names, clause: cst.ExceptHandler) -> bool:
+    return clause.type is not None and bool(names.imported(clause.type) & _TIMEOUTS)
+
+
+def _is_of_reader(values: Values, awaited: cst.Call | cst.For) -> bool:
+    if isinstance(awaited, cst.For):
+        return values.of(awaited.iter) is Kind.READER
+    method = values.of(awaited.func)
+    return isinstance(method, Method) and method.kind is Kind.READER

@@ -23,49 +23,67 @@ def run(paths: Sequence[Path], *, write: bool, force: bool) -> int:
 
     The differences go to standard output, what is told of the handlers to standard error.
     """
-    code = NONE_LEFT
+    given = _Files()
     parsed: dict[Path, Names] = {}
     for path in files.python_files(paths):
-        try:
-            source = path.read_bytes()
-            if path in paths or files.mentions_handlers(source):
-                parsed[path] = Names(source)
-        except UnreadableSource as error:
-            _tell(f"{path}:{error.line or 1}: not read: {error}")
-            code = FAILED
-        except OSError as error:
-            _tell(f"{path}: not read: {error.strerror}")
-            code = FAILED
-    # Each with what other sources derive from its classes.
-    derived = [
-        (name, path, line) for path, names in parsed.items() for name, line in outside_bases(names)
-    ]
-    converted = left = 0
+        names = given.read(path, always=path in paths)
+        if names is not None:
+            parsed[path] = names
+    derived = {path: [*outside_bases(names)] for path, names in parsed.items()}
+    reports: list[HandlerReport] = []
     for path, names in parsed.items():
-        elsewhere = {name: f"{other}:{line}" for name, other, line in derived if other != path}
+        elsewhere = {
+            name: f"{other}:{line}"
+            for other, found in derived.items()
+            if other != path
+            for name, line in found
+        }
         migration = migrate(names, derived_elsewhere=elsewhere, force=force)
-        if migration.source != names.module.bytes:
-            if write:
-                try:
-                    files.replace(path, migration.source)
-                except OSError as error:
-                    _tell(f"{path}: not written: {error.strerror}")
-                    code = FAILED
-                    continue
-            else:
-                sys.stdout.buffer.write(files.diff(path, names.module.bytes, migration.source))
-                sys.stdout.buffer.flush()
+        before, after = names.module.bytes, migration.source
+        if not write:
+            sys.stdout.buffer.write(files.diff(path, before, after))
+            sys.stdout.buffer.flush()
+        elif after != before and not given.replace(path, after):
+            continue
         for report in migration.reports:
             for line in lines(path, report):
                 _tell(line)
-            if report.converted:
-                converted += len(report.handlers)
-            else:
-                left += len(report.handlers)
-    _tell(_summary(converted, left))
-    if code == NONE_LEFT and (left or (converted and not write)):
-        return SOME_LEFT
-    return code
+        reports += migration.reports
+    _tell(_summary(reports))
+    if given.failed:
+        return FAILED
+    left = any(not (report.converted and write) for report in reports)
+    return SOME_LEFT if left else NONE_LEFT
+
+
+class _Files:
+    """Reads and replaces files; one that fails is told, and keeps no other one."""
+
+    failed = False
+
+    def read(self, path: Path, *, always: bool) -> Names | None:
+        """The parsed file; None also for one without handlers, unless `always`."""
+        try:
+            source = path.read_bytes()
+            return Names(source) if always or files.mentions_handlers(source) else None
+        except UnreadableSource as error:
+            self._fail(f"{path}:{error.line or 1}: not read: {error}")
+        except OSError as error:
+            self._fail(f"{path}: not read: {error.strerror}")
+        return None
+
+    def replace(self, path: Path, content: bytes) -> bool:
+        """Whether it could be."""
+        try:
+            files.replace(path, content)
+        except OSError as error:
+            self._fail(f"{path}: not written: {error.strerror}")
+            return False
+        return True
+
+    def _fail(self, what: str) -> None:
+        _tell(what)
+        self.failed = True
 
 
 def lines(path: Path, report: HandlerReport) -> Iterator[str]:
@@ -85,13 +103,14 @@ def lines(path: Path, report: HandlerReport) -> Iterator[str]:
         yield f"{path}:{finding.line}:{finding.column}: note: {finding.what}{way_out}"
 
 
-def _summary(converted: int, left: int) -> str:
-    if not converted and not left:
+def _summary(reports: Sequence[HandlerReport]) -> str:
+    converted = sum(len(report.handlers) for report in reports if report.converted)
+    declined = sum(len(report.handlers) for report in reports if not report.converted)
+    if not reports:
         return "no legacy handlers"
-    handlers = (
-        "1 legacy handler" if converted + left == 1 else f"{converted + left} legacy handlers"
-    )
-    return f"{handlers}: {converted} converted, {left} declined"
+    number = converted + declined
+    handlers = "1 legacy handler" if number == 1 else f"{number} legacy handlers"
+    return f"{handlers}: {converted} converted, {declined} declined"
 
 
 def _tell(line: str) -> None:
