@@ -218,6 +218,9 @@ def test_a_broken_file_does_not_keep_the_others(
     (tmp_path / "b.py").write_bytes(b"# -*- coding: nothing -*-\nimport socketserver\n")
     (tmp_path / "c.py").write_bytes(b"import socketserver\nx = '\xff'\n")
     (tmp_path / "d.py").write_text(f"import socketserver\nx = {'(' * 5000}\n")
+    (tmp_path / "f.py").write_text(f"import socketserver\nx = {'1+' * 3000}1\n")
+    chain = "".join(f"        a{n + 1} = a{n}\n" for n in range(500))
+    (tmp_path / "g.py").write_text(f"{ECHO}        a0 = self.wfile\n{chain}        a500.flush()\n")
     # LibCST is stricter than Python.
     (tmp_path / "e.py").write_text("import socketserver\nif 1:\n        if 2:\n\tpass\n")
     (tmp_path / "z.py").write_text(ECHO)
@@ -225,7 +228,7 @@ def test_a_broken_file_does_not_keep_the_others(
     assert (tmp_path / "z.py").read_text() == MIGRATED
     lines = report(capsysbinary)
     assert lines[0].startswith(f"{tmp_path}/a.py:2: not read: Missing parentheses in call to")
-    assert [line.partition(": ")[2].split(":")[0] for line in lines[:4]] == ["not read"] * 4
+    assert [line.partition(": ")[2].split(":")[0] for line in lines[:7]] == ["not read"] * 7
     assert lines[1].startswith(f"{tmp_path}/b.py:")
 
 

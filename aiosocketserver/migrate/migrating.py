@@ -10,7 +10,7 @@ from .coroutines import Coroutines, coroutines_of
 from .findings import Finding, HandlerReport, Migration
 from .handlers import Family, find_families
 from .imports import new_imports, taken_names
-from .names import Names
+from .names import Names, deep_nesting_told
 from .notes import notes_of
 from .protocol import protocol_obstacles
 from .rewriting import Changes, rewritten
@@ -38,12 +38,19 @@ def migrate(
 
     `derived_elsewhere` tells of classes from which others derive in other sources, and
     where. With `force` calls that would stop the loop do not count.
+
+    Raises UnreadableSource when it is nested too deeply.
     """
+    with deep_nesting_told():
+        return _migrate(names, derived_elsewhere or {}, force=force)
+
+
+def _migrate(names: Names, derived_elsewhere: Mapping[str, str], *, force: bool) -> Migration:
     servers = Servers(names)
     all_judged = [_judged(names, servers, family) for family in find_families(names)]
     for judged in all_judged:
         for cls in judged.family.classes:
-            where = (derived_elsewhere or {}).get(cls.name.value)
+            where = derived_elsewhere.get(cls.name.value)
             if where is not None:
                 what = f"{where} derives from {cls.name.value}, and would have to follow"
                 judged.obstacles.append(names.finding(cls.name, what))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import warnings
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from typing import TypeVar, cast
 
 import libcst as cst
@@ -56,8 +57,17 @@ def parse(source: bytes) -> cst.Module:
     except cst.ParserSyntaxError as error:
         # It is stricter in a few things, as the mixing of tabs and blanks.
         raise UnreadableSource(0, f"LibCST cannot read it: {error.message}") from None
-    except (MemoryError, RecursionError, ValueError) as error:
+    except (MemoryError, ValueError) as error:
         raise UnreadableSource(0, str(error) or type(error).__name__) from None
+
+
+@contextlib.contextmanager
+def deep_nesting_told() -> Generator[None]:
+    """LibCST, and what is built on it, follows the nesting of a source by recursion."""
+    try:
+        yield
+    except RecursionError:
+        raise UnreadableSource(0, "it is nested too deeply") from None
 
 
 def last_statement(function: cst.FunctionDef) -> cst.CSTNode:
@@ -92,15 +102,16 @@ class Names:
 
     def __init__(self, source: bytes) -> None:
         """Raises UnreadableSource when this is no Python 3."""
-        # As it comes from the parser, no node is in the tree twice.
-        wrapper = MetadataWrapper(parse(source), unsafe_skip_copy=True)
-        self.module = wrapper.module
-        self._parents = wrapper.resolve(ParentNodeProvider)
-        self._scopes = wrapper.resolve(ScopeProvider)
-        self._positions = wrapper.resolve(PositionProvider)
-        self._contexts = wrapper.resolve(ExpressionContextProvider)
-        self._index = _Index()
-        self.module.visit(self._index)
+        with deep_nesting_told():
+            # As it comes from the parser, no node is in the tree twice.
+            wrapper = MetadataWrapper(parse(source), unsafe_skip_copy=True)
+            self.module = wrapper.module
+            self._parents = wrapper.resolve(ParentNodeProvider)
+            self._scopes = wrapper.resolve(ScopeProvider)
+            self._positions = wrapper.resolve(PositionProvider)
+            self._contexts = wrapper.resolve(ExpressionContextProvider)
+            self._index = _Index()
+            self.module.visit(self._index)
 
     # The tree
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import files
-from .findings import HandlerReport, UnreadableSource
+from .findings import HandlerReport, Migration, UnreadableSource
 from .handlers import outside_bases
 from .migrating import migrate
 from .names import Names
@@ -38,7 +38,9 @@ def run(paths: Sequence[Path], *, write: bool, force: bool) -> int:
             if other != path
             for name, line in found
         }
-        migration = migrate(names, derived_elsewhere=elsewhere, force=force)
+        migration = given.migrated(path, names, elsewhere, force=force)
+        if migration is None:
+            continue
         before, after = names.module.bytes, migration.source
         if not write:
             sys.stdout.buffer.write(files.diff(path, before, after))
@@ -71,6 +73,16 @@ class _Files:
         except OSError as error:
             self._fail(f"{path}: not read: {error.strerror}")
         return None
+
+    def migrated(
+        self, path: Path, names: Names, derived_elsewhere: dict[str, str], *, force: bool
+    ) -> Migration | None:
+        """The migration of a parsed file, if it can be had."""
+        try:
+            return migrate(names, derived_elsewhere=derived_elsewhere, force=force)
+        except UnreadableSource as error:
+            self._fail(f"{path}:1: not read: {error}")
+            return None
 
     def replace(self, path: Path, content: bytes) -> bool:
         """Whether it could be."""
