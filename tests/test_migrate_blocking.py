@@ -60,6 +60,8 @@ STATEMENTS = {
     "exit()": "exit() ends the whole server - return, or raise what handle_error() reports",
     "self.server.shutdown()": "self.server.shutdown() waits for the handler itself"
     " - threading.Thread(target=self.server.shutdown).start()",
+    "self.server.run_on_loop(f)": "self.server.run_on_loop() fails on the loop's own thread"
+    " - await it: the handler is in a loop already",
     "asyncio.run(x)": "asyncio.run() fails, because a loop runs already"
     " - await it: the handler is in a loop already",
     "print(data.name)": "data.name is the same for all clients, who share a thread"

@@ -333,20 +333,27 @@ def test_a_legacy_handler_without_a_server_keeps_its_import(imports: str, base: 
     assert text.startswith(f"\nimport aiosocketserver\n{imports}\n")
 
 
-def test_a_module_of_the_program_that_is_called_socketserver() -> None:
+def test_other_modules_that_are_called_alike() -> None:
     before = """
         from socketserver import StreamRequestHandler
         from . import socketserver
         from .socketserver import TCPServer
+        from aiosocketserver.compat.engine import Engine
 
         class Handler(StreamRequestHandler):
             def handle(self):
                 self.wfile.write(b"x")
 
-        server = socketserver.make(TCPServer, Handler)
+        server = socketserver.make(TCPServer, Handler, Engine)
+        """
+    expected = """
+        import aiosocketserver
+        from . import socketserver
+        from .socketserver import TCPServer
+        from aiosocketserver.compat.engine import Engine
         """
     text = migrated(before).source.decode()
-    assert "import aiosocketserver\nfrom . import socketserver\nfrom .socketserver import" in text
+    assert text.startswith(textwrap.dedent(expected))
 
 
 def test_the_name_of_the_package_may_be_taken() -> None:

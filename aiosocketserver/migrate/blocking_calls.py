@@ -137,6 +137,7 @@ METHODS: dict[str, tuple[range, Blocking]] = {
     "recv": (_ANY, _IF_SOCKET),
     "recv_into": (_ANY, _IF_SOCKET),
     "recvfrom": (_ANY, _IF_SOCKET),
+    "run_on_loop": (_ANY, Blocking(_IN_A_LOOP, "fails on the loop's own thread")),
     "run_until_complete": (_ANY, _NESTED),
     "send": (_ANY, _IF_SOCKET),
     "sendall": (_ANY, _IF_SOCKET),

@@ -111,7 +111,7 @@ class _Editor:
             full = f"{module}.{alias.evaluated_name}" if module else alias.evaluated_name
             uses = self._names.references(statement, _bound(alias))
             left = [use for use in uses if not self._is_replaced(use)]
-            if canonical(full).partition(".")[0] != "socketserver":
+            if "socketserver" not in (module, canonical(full)):
                 kept.append(alias)
             elif uses and not left and "#" not in self._names.module.code_for_node(alias):
                 continue
