@@ -44,6 +44,8 @@ STATEMENTS = {
     f"the lock - {LOCK}",
     "with self.server.state_lock: pass": "with self.server.state_lock stops the loop while others "
     f"have the lock - {LOCK}",
+    "with self.server.slot: pass": "with self.server.slot stops the loop if it is a lock and "
+    f"others have it - {LOCK}",
     "guard.acquire()": f"guard.acquire() stops the loop - {LOCK}",
     "jobs.get()": "jobs.get() stops the loop - asyncio.Queue, if only coroutines use it; else "
     "await self.server.run_in_thread(jobs.get, ...)",
@@ -108,7 +110,7 @@ def source(statement: str) -> str:
         "subprocess.list2cmdline([])",
         "self.request.shutdown(socket.SHUT_WR)",
         "self.request.sendall(self.request.recv(10))",
-        "with self.server.block: pass",
+        "with self.server.block(): pass",
         "jobs.put_nowait(1)",
         "jobs.get(block=False)",
         "guard.acquire(False)",

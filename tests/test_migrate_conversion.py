@@ -336,6 +336,34 @@ STREAM = {
             await self.wfile.write(self.directory.encode())
         """,
     ),
+    "properties that do not wait": (
+        """
+        @property
+        def peer(self):
+            return self.request.getpeername()
+
+        @functools.cached_property
+        def name(self):
+            return str(self.peer)
+
+        def handle(self):
+            log(self.peer)
+            self.wfile.write(encode(self.name))
+        """,
+        """
+        @property
+        def peer(self):
+            return self.request.getpeername()
+
+        @functools.cached_property
+        def name(self):
+            return str(self.peer)
+
+        async def handle(self):
+            log(self.peer)
+            await self.wfile.write(encode(self.name))
+        """,
+    ),
     "functions that do not wait, whatever they are": (
         """
         def handle(self):

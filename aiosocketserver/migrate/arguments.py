@@ -35,11 +35,20 @@ def is_unbound(function: cst.FunctionDef) -> bool:
     return is_static(function) or _is_decorated(function, "classmethod")
 
 
+def is_property(function: cst.FunctionDef) -> bool:
+    """Whether it is called by looking at an attribute."""
+    return _is_decorated(function, "property") or _is_decorated(function, "cached_property")
+
+
 def _is_decorated(function: cst.FunctionDef, name: str) -> bool:
-    return any(
-        isinstance(each.decorator, cst.Name) and each.decorator.value == name
-        for each in function.decorators
-    )
+    for each in function.decorators:
+        match each.decorator:
+            case cst.Name(value=found) | cst.Attribute(attr=cst.Name(value=found)):
+                if found == name:
+                    return True
+            case _:
+                pass
+    return False
 
 
 def bind_arguments(call: cst.Call, function: cst.FunctionDef, *, bound: bool) -> Given:

@@ -13,6 +13,7 @@ from .blocking_calls import (
     LOCALS,
     LOCK_NAME,
     LOCKS,
+    MAY_TAKE_LOCK,
     METHODS,
     NON_BLOCKING,
     QUEUE_NAME,
@@ -90,8 +91,10 @@ class _Blocking:
         for item in self._names.all_of(cst.WithItem, function):
             statement = self._names.parent(item)
             asynchronous = isinstance(statement, cst.With) and statement.asynchronous is not None
-            if not asynchronous and self._is_a("lock", item.item):
-                yield found(item, f"with {self._names.code(item.item)}", TAKES_LOCK)
+            # What is made for one `with` is made there, as a rule: with open(...).
+            if not asynchronous and self._last_name(item.item):
+                blocking = TAKES_LOCK if self._is_a("lock", item.item) else MAY_TAKE_LOCK
+                yield found(item, f"with {self._names.code(item.item)}", blocking)
         for leaving in self._names.all_of(cst.Raise, function):
             raised = leaving.exc.func if isinstance(leaving.exc, cst.Call) else leaving.exc
             if raised is not None and self._names.imported(raised) & _EXITS:

@@ -156,6 +156,7 @@ METHODS: dict[str, tuple[range, Blocking]] = {
 NON_BLOCKING = frozenset({"acquire", "get"})
 
 TAKES_LOCK = Blocking(_LOCK, "stops the loop while others have the lock")
+MAY_TAKE_LOCK = Blocking(_LOCK, "stops the loop if it is a lock and others have it")
 TAKES_FROM_QUEUE = Blocking("asyncio.Queue, if only coroutines use it; else " + IN_THREAD)
 IS_LOCAL = Blocking("contextvars.ContextVar", "is the same for all clients, who share a thread")
 

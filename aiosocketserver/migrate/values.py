@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import libcst as cst
 from libcst.metadata import Assignment
 
-from .arguments import is_unbound, positional
+from .arguments import is_property, is_unbound, positional
 from .handlers import Family, handler_root
 from .io_calls import HANDLERS_OWN, HOOKS, IO, Kind
 from .names import Names
@@ -163,6 +163,8 @@ class Values:
                     return self._attributes[name]
                 if name == "server":
                     return Kind.SERVER
+                if any(map(is_property, self.definitions(name))):
+                    return Kind.OTHER
                 if name in self.methods or name in HOOKS:
                     return Own(name)
                 return joined(self._kept.get(name, ()))
