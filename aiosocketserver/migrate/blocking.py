@@ -40,10 +40,10 @@ _EXITS = frozenset({"builtins.KeyboardInterrupt", "builtins.SystemExit"})
 
 def blocking_in(names: Names, family: Family, uses: Uses) -> list[Finding]:
     """What a family calls that blocks, also in other functions of the same source."""
-    return list(dict.fromkeys(_Blocking(names, family, uses).findings()))
+    return list(dict.fromkeys(_Finder(names, family, uses).findings()))
 
 
-class _Blocking:
+class _Finder:
     def __init__(self, names: Names, family: Family, uses: Uses) -> None:
         self._names = names
         self._family = family
