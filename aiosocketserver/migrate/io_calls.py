@@ -48,7 +48,9 @@ ATTRIBUTES: dict[str, dict[str, Kind]] = {
 HOOKS = frozenset({"setup", "handle", "finish"})
 
 AWAITED: dict[Kind, frozenset[str]] = {
-    Kind.REQUEST: frozenset({"recv", "recv_into", "send", "sendall", "sendfile", "sendmsg"}),
+    Kind.REQUEST: frozenset(
+        {"recv", "recv_into", "recvmsg", "send", "sendall", "sendfile", "sendmsg"}
+    ),
     Kind.READER: frozenset({"read", "read1", "readinto", "readline"}),
     Kind.WRITER: frozenset({"flush", "write", "writelines"}),
     Kind.DATAGRAMS: frozenset({"sendto"}),
