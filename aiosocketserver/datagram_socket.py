@@ -7,7 +7,7 @@ import errno
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ._plain_socket import PlainSocket
 from ._waiter import GIVE_WAY
@@ -125,4 +125,8 @@ class DatagramSocket(PlainSocket):
 
 def _has_no_port(address: Any) -> bool:
     """Whether it is that of a forged datagram: nobody can be answered at port 0 (RFC 768)."""
-    return isinstance(address, tuple) and cast("tuple[Any, ...]", address)[1:2] == (0,)
+    match address:
+        case (_, 0, *_):
+            return True
+        case _:
+            return False
