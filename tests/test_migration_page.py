@@ -6,17 +6,21 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import aiosocketserver
 from aiosocketserver import compat
 from aiosocketserver.compat.engine import Engine
 from tests.compat_support import ask, serving
 from tests.page_support import PORT, ROOT, Page
+from tests.support import ask as ask_core
 
 PAGE = Page("docs/migration.md")
 TIMEOUT = 20
@@ -166,3 +170,32 @@ def test_the_attributes_that_are_options_are_told() -> None:
         for name in vars(base)
     }
     assert told == added - standard
+
+
+@PAGE.executes("From asyncio streams")
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_server_of_streams_and_what_becomes_of_it(number: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    names: dict[str, Any] = {}
+    exec(PAGE.blocks("python", "From asyncio streams")[number].replace("9994", str(port)), names)
+    serving = asyncio.create_task(names["main"]())
+    # Both begin to serve in their first turns.
+    for _ in range(10):
+        await asyncio.sleep(0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"one\ntwo\n")
+    writer.write_eof()
+    assert await reader.read() == b"ONE\nTWO\n"
+    writer.close()
+    await writer.wait_closed()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+
+@PAGE.executes("From gevent")
+async def test_a_function_of_gevents_in_a_greenlet() -> None:
+    async with PAGE.namespace("From gevent")["server"] as server:
+        await server.start_serving()
+        assert await ask_core(server.server_address, b"hello") == b"HELLO"
