@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.compat_support import BOUND, receive_all
-from tests.deploy_support import ROOT, Command
+from tests.deploy_support import ROOT, Command, ask
 from tests.example_support import LOOPS
 from tests.migrate_support import after, migrated
 from tests.test_compat_texts import ECHO, FORKED, IMPORTS, MENU, STANDARD, THREADED, UPPER
@@ -303,3 +303,48 @@ def test_legacy_threads(loop: str, tmp_path: Path) -> None:
     with example("legacy_threads", "0", "0", loop=loop, folder=tmp_path) as command:
         for port in command.ports:
             assert conversation(b"one\n")(("127.0.0.1", port)) == [b"MainThread: one\n", b""]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "answer"),
+    [
+        ("forking_echo", (), rb"received \d+ : one\n"),
+        ("threading_echo", (), rb"MainThread: one\n"),
+        ("select_echo", ("blocking",), rb"one\n"),
+        ("time_server", ("--model", "threads"), rb"\[[\w: ]+\] one\n"),
+    ],
+)
+def test_examples_that_run_serves(
+    name: str, arguments: tuple[str, ...], answer: bytes, loop: str, tmp_path: Path
+) -> None:
+    arguments += ("tcp://127.0.0.1:0",)
+    with example(name, *arguments, loop=loop, folder=tmp_path) as command:
+        *heard, end = conversation(b"one\n")(("127.0.0.1", command.ports[0]))
+        assert re.fullmatch(answer, b"".join(heard))
+        assert end == b""
+
+
+def test_call_centre(loop: str, tmp_path: Path) -> None:
+    source = (ROOT / "examples" / "call_centre.py").read_bytes()
+    migration = migrated(source)
+    assert [report.converted for report in migration.reports] == [True]
+    answers = []
+    for each in (source, migration.source):
+        (tmp_path / "call_centre.py").write_bytes(each)
+        command = Command(
+            subprocess.Popen(
+                [sys.executable, "call_centre.py", "--legacy", "0"],
+                cwd=tmp_path,
+                env=environment(loop),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        try:
+            command.until("serving .* on ")
+            answers.append(ask(command.ports[0], b"0\n1001\nexit"))
+        finally:
+            command.close()
+    assert answers[0] == answers[1]
+    assert answers[0].count(b"\n") == 6

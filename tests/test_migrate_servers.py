@@ -237,6 +237,7 @@ NOTES = {
         "6: os.getpid() is the server's process for all clients",
         "10: Handler was served in a process of its own each time, and now shares the server's",
     ],
+    'aiosocketserver.run(Handler, "tcp://127.0.0.1:0")': [],
     'framework.start(("", 0), Handler)': [
         "10: Handler is given to framework.start, whose server has to be compat's"
     ],
@@ -254,7 +255,7 @@ def test_note(server: str) -> None:
                 super().__init__(address, Handler)
         """
     found = report(
-        "import framework, functools, os, socketserver; socketserver.BaseServer\n\n"
+        "import aiosocketserver, framework, functools, os, socketserver; socketserver.BaseServer\n\n"
         "class Handler(socketserver.BaseRequestHandler):\n"
         "    def handle(self):\n"
         "        print(self.client_address)\n"

@@ -32,6 +32,10 @@ _SOCKET_HOOKS = frozenset(
 )
 
 
+# They make the right server for a handler of either kind.
+SERVE_ANY = frozenset({"aiosocketserver.run", "aiosocketserver.serving"})
+
+
 def is_server(imported: frozenset[str]) -> bool:
     """Whether these are names of a server class or mix-in, socketserver's or ours."""
     return any(
@@ -43,6 +47,8 @@ def is_server(imported: frozenset[str]) -> bool:
 
 def _difference(roots: frozenset[str]) -> str:
     """What is different for a handler on a server that comes from these classes."""
+    if roots <= SERVE_ANY:
+        return ""
     if not is_server(roots):
         modules = {root.partition(".")[0] for root in roots} - sys.stdlib_module_names
         called = ", ".join(sorted(roots))
@@ -65,11 +71,12 @@ class Servers:
         used = [names.imported(each) for each in names.all_of(cst.Attribute)]
         used += [names.imported(each) for each in names.all_of(cst.Name)]
         self._used = frozenset[str]().union(*filter(is_server, used))
+        self._runs = any(each & SERVE_ANY for each in used)
 
     @property
     def are_here(self) -> bool:
         """Whether the source has to do with any server."""
-        return bool(self._used)
+        return bool(self._used) or self._runs
 
     @property
     def fork(self) -> bool:
