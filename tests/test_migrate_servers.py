@@ -255,7 +255,8 @@ def test_note(server: str) -> None:
                 super().__init__(address, Handler)
         """
     found = report(
-        "import aiosocketserver, framework, functools, os, socketserver; socketserver.BaseServer\n\n"
+        "import aiosocketserver, framework, functools, os, socketserver; "
+        "socketserver.BaseServer\n\n"
         "class Handler(socketserver.BaseRequestHandler):\n"
         "    def handle(self):\n"
         "        print(self.client_address)\n"
