@@ -147,6 +147,12 @@ class InGreenlet(InTask):
     def __repr__(self) -> str:
         return f"the greenlet of request {self.id}"
 
+    @property
+    def was_cut(self) -> bool:
+        """Whether somebody has asked for its end."""
+        # None before its first wait.
+        return self.task is not None and bool(getattr(self.task, "is_cancelled", False))
+
 
 class InThread(InProgress):
     """A request that a legacy handler serves in a thread."""

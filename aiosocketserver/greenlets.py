@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     _Base = TCPServer
 else:
     _Base = object
+
+logger = logging.getLogger("aiosocketserver")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,9 +101,12 @@ class GreenletMixIn(_Base):
         except SystemExit:
             # As in a thread, it ends this one only.
             pass
-        except asyncio.CancelledError:
-            # By who has cut it, and counts it.
-            pass
+        except (Exception, asyncio.CancelledError) as error:
+            # Who has cut it counts it.
+            cut = isinstance(error, asyncio.CancelledError) and entry.was_cut
+            if not cut:
+                entry.outcome = "failed"
+                logger.exception("process_request_greenlet() failed", extra=entry.log_extra())
         except BaseException as error:  # noqa: BLE001 - serve_forever() raises it
             entry.outcome = "failed"
             self._stop_because_of(error)

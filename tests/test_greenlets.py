@@ -241,6 +241,34 @@ async def test_system_exit_ends_only_its_request() -> None:
     assert server.statistics.finished == 2
 
 
+async def test_a_hook_that_fails_ends_only_its_request(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(aiosocketserver.GreenletTCPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            raise LookupError("of handle_error")
+
+    def fail() -> None:
+        raise ValueError("of the handler")
+
+    async with Broken(("127.0.0.1", 0), telling(fail)) as server:
+        await server.start_serving()
+        assert await ask(server.server_address) == b""
+        assert await ask(server.server_address) == b""
+    assert server.statistics.finished == 2
+    assert "LookupError: of handle_error" in caplog.text
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def cancel() -> None:
+        raise asyncio.CancelledError
+
+    async with greenlet_server(telling(cancel)) as server:
+        await server.start_serving()
+        assert await ask(server.server_address) == b""
+    assert "CancelledError" in caplog.text
+
+
 async def test_keyboard_interrupt_ends_the_server() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
