@@ -5,6 +5,7 @@
 #   make test-cpython   run CPython's own tests with compat in the place of socketserver
 #   make lint      the linters and type checkers only
 #   make docs      build the documentation site into site/
+#   make pictures  take the pictures in docs/pictures again: Chromium is needed
 #   make format    put the code into the form that `make lint` asks for
 #   make mutants   put known faults into copies of the package: the tests must catch each
 #   make bench     measure servers here and elsewhere; ARGS=--quick in two minutes, ARGS=--help
@@ -38,11 +39,12 @@ RUN := .venv/bin/python
 # What its makers have to say of the theme's successor is not for every build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: serve test test-cpython lint docs format mutants bench soak clean
+.PHONY: serve test test-cpython lint docs pictures format mutants bench soak clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVES)
 	@# make would report Ctrl-C as an error: the shell takes the signal too, and ends well.
+	@echo "to talk to it from another terminal: nc 127.0.0.1 9999"
 	@trap : INT; $(RUN) examples/echo.py || [ $$? = 130 ]
 
 test: $(CHECKS) $(OTHER_CHECKS)
@@ -57,6 +59,10 @@ lint: $(CHECKS)
 docs: $(DOCUMENTS)
 	@# Not with --quiet, which keeps --strict from seeing the warnings.
 	@$(RUN) -m mkdocs build --strict
+
+pictures: $(CHECKS)
+	@$(RUN) tools/browser_pictures.py
+	@$(RUN) -m tools.terminal_pictures
 
 format: $(CHECKS)
 	@$(RUN) -m ruff check --fix-only --quiet

@@ -1,4 +1,4 @@
-"""Take the pictures of docs/pictures: `pictures.py [NAME...]`, all of them without a name.
+"""Take the pictures of pages in docs/pictures: `browser_pictures.py [NAME...]`; all without a name.
 
 Each shows a program of examples/ at work, in a Chromium that is installed. A function below
 with the name of the picture makes it.
