@@ -43,8 +43,8 @@ export NO_MKDOCS_2_WARNING := 1
 .DELETE_ON_ERROR:
 
 serve: $(SERVES)
-	@# make would report Ctrl-C as an error: the shell takes the signal too, and ends well.
 	@echo "to talk to it from another terminal: nc 127.0.0.1 9999"
+	@# make would report Ctrl-C as an error: the shell takes the signal too, and ends well.
 	@trap : INT; $(RUN) examples/echo.py || [ $$? = 130 ]
 
 test: $(CHECKS) $(OTHER_CHECKS)
