@@ -1,26 +1,17 @@
-"""What happens with one request: the hooks, in socketserver's order, and their errors."""
+"""What happens with one request: the hooks, in socketserver's order."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import logging
-import sys
-import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, cast
 
 from ._handler_kinds import HandlerKind, run_legacy
-from ._in_progress import InTask, RequestsInProgress, current, set_outcome
-from ._plain_socket import is_error_of
-from .bridge import Bridge
-from .errors import TimedOut
+from ._in_progress import InTask, RequestsInProgress
+from .failures import RequestFailures, awaitable
 from .handlers import BaseRequestHandler
-from .statistics import Statistics
-
-logger = logging.getLogger("aiosocketserver")
 
 # What was made for an overridden finish_request() or process_request() to await.
 _to_await: ContextVar[list[BaseRequestHandler | Coroutine[Any, Any, None]] | None] = ContextVar(
@@ -33,12 +24,7 @@ def made_to_await() -> list[BaseRequestHandler | Coroutine[Any, Any, None]] | No
     return _to_await.get()
 
 
-def awaitable(result: object) -> bool:
-    """Whether a hook has returned something to await; `inspect.isawaitable`, but quick."""
-    return result is not None and hasattr(type(result), "__await__")
-
-
-class RequestPipeline(Bridge):
+class RequestPipeline(RequestFailures):
     """The hooks that a request goes through, each of which may be overridden.
 
     `BaseServer` lists them. A request has a task of its own, so that whatever a hook or
@@ -46,7 +32,6 @@ class RequestPipeline(Bridge):
     """
 
     RequestHandlerClass: Callable[..., Any]
-    statistics: Statistics
     _requests: RequestsInProgress
 
     # Whether a mix-in can run legacy handlers.
@@ -67,11 +52,6 @@ class RequestPipeline(Bridge):
     _goes_straight = False
 
     _kind: HandlerKind
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Legacy handlers count in their own threads.
-        self._statistics_lock = threading.Lock()
 
     def _look_at_overrides(self) -> None:
         finish_request = getattr(self.finish_request, "__func__", None)
@@ -147,55 +127,6 @@ class RequestPipeline(Bridge):
         """The request, after the TLS handshake."""
         raise NotImplementedError
 
-    async def _end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
-        try:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
-                # Somebody asked for it: the server, at the end, or who kept the task.
-                return
-            if not isinstance(error, Exception | asyncio.CancelledError):
-                set_outcome("failed")
-                self._stop_because_of(error)
-                return
-            struck = isinstance(error, TimedOut) or getattr(request, "_expired", "") != ""
-            if struck and self._is_clients_fault(error, request):
-                # handle_timed_out() was called when it struck.
-                return
-            self._count_failure(error, request)
-            result = self.handle_error(request, client_address)
-            if awaitable(result):
-                await result
-        except Exception:
-            logger.exception("handle_error() failed")
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
-            self._stop_because_of(exit_)
-        finally:
-            try:
-                self.shutdown_request(request)
-            except Exception:
-                logger.exception("shutdown_request() failed")
-            except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
-                self._stop_because_of(exit_)
-
-    def _stop_because_of(self, error: BaseException) -> None:
-        """SystemExit or KeyboardInterrupt in a handler: the server has to end."""
-        raise NotImplementedError
-
-    def _count_failure(self, error: BaseException, request: Any) -> None:
-        with self._statistics_lock:
-            if self._is_clients_fault(error, request):
-                self.statistics.clients_vanished += 1
-                set_outcome("vanished")
-            else:
-                self.statistics.handlers_failed += 1
-                set_outcome("failed")
-
-    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
-        """Whether this request's own connection raised `error`."""
-        return is_error_of(error, request)
-
     def _finish_legacy(self, request: Any, client_address: Any) -> None:
         """Run a legacy handler, in its thread or child."""
         self._check_finished(self.finish_request(request, client_address))
@@ -209,58 +140,6 @@ class RequestPipeline(Bridge):
                 f"{type(self).__qualname__}.finish_request() returned an awaitable, which nobody "
                 "awaits for a legacy handler: make it a plain function"
             )
-
-    def _end_failed_legacy(self, error: Exception, request: Any, client_address: Any) -> None:
-        """Tell the error of a legacy handler, in its thread."""
-        option = self._option_that_struck(error, request)
-        if option:
-            self._tell_timed_out(request, client_address, option)
-        else:
-            self._count_failure(error, request)
-            self._handle_legacy_error(request, client_address)
-
-    def _option_that_struck(self, error: Exception, request: Any) -> str:
-        """The time-out of the server that is why a legacy handler failed, or nothing."""
-        return ""
-
-    def _on_timed_out(self, entry: Any, option: str) -> None:
-        """A time-out of the server has struck: called by a timer, on the loop."""
-        # The timer may have been armed by somebody else who writes to this client.
-        token = current.set(entry)
-        try:
-            self._tell_timed_out(entry.request, entry.client_address, option)
-        finally:
-            current.reset(token)
-
-    def _tell_timed_out(self, request: Any, client_address: Any, option: str) -> None:
-        with self._statistics_lock:
-            self.statistics.timed_out[option] += 1
-        set_outcome(option)
-        try:
-            self.handle_timed_out(request, client_address, option)
-        except Exception:
-            logger.exception("handle_timed_out() failed")
-        except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
-            self._stop_because_of(exit_)
-
-    def _handle_legacy_error(self, request: Any, client_address: Any) -> None:
-        """Call handle_error() where there is no loop; as a coroutine it runs on the loop."""
-        error = sys.exception()
-        assert error is not None
-        result = self.handle_error(request, client_address)
-        if awaitable(result):
-
-            async def finish() -> None:
-                try:
-                    raise error
-                except Exception:  # noqa: BLE001 - so that sys.exception() tells it there too
-                    await result
-
-            if self._loop is None:
-                # A child, which has left the loop.
-                asyncio.run(finish())
-            else:
-                self.run_on_loop(finish)
 
     def _made_to_await(self, made: BaseRequestHandler | Coroutine[Any, Any, None]) -> None:
         to_await = made_to_await()
@@ -363,30 +242,6 @@ class RequestPipeline(Bridge):
     def close_request(self, request: Any) -> None:
         """Called to clean up an individual request. May be overridden."""
 
-    def handle_error(self, request: Any, client_address: Any) -> Any:
-        """Called where an exception of a request is being handled. May be overridden.
-
-        The default logs it to the logger `aiosocketserver`: with its traceback at level
-        ERROR, or in one line at level INFO when it tells only that the client's own
-        connection broke or timed out. May be a coroutine. Where a legacy handler runs,
-        this runs in its thread or child.
-        """
-        error = sys.exception()
-        if error is not None and self._is_clients_fault(error, request):
-            logger.info("the client %r was lost: %s", client_address, _told(error))
-        else:
-            logger.error("exception while serving %r", client_address, exc_info=error)
-
-    def handle_timed_out(self, request: Any, client_address: Any, option: str) -> None:
-        """Called when a time-out of the server strikes, once for a request. May be overridden.
-
-        `option` is its name, as "idle_timeout". The connection is about to be closed.
-        handle_error() is not called for the TimeoutError that the handler gets. On the
-        loop's thread; for the idle and write time-outs of a legacy handler in its own.
-        The default logs it at level INFO.
-        """
-        logger.info("the client %r was cut: its %s has passed", client_address, option)
-
     def handle_timeout(self) -> Any:
         """Called when `handle_request` waited in vain. May be overridden, as a coroutine too."""
 
@@ -395,14 +250,6 @@ class RequestPipeline(Bridge):
 
         May be a coroutine. An exception ends `serve_forever`.
         """
-
-
-def _told(error: BaseException) -> str:
-    """What an error says in one line; a group, as a TaskGroup raises, what its errors say."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return "; ".join(dict.fromkeys(map(_told, group.exceptions)))
-    return str(error)
 
 
 def _was_awaited(made: BaseRequestHandler | Coroutine[Any, Any, None]) -> bool:

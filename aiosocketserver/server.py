@@ -19,8 +19,8 @@ from ._request_times import RequestTimes
 from ._socket_timeouts import put_back, set_while_read
 from .children import live_servers
 from .draining import DrainingServer
+from .failures import awaitable
 from .options import ServerOptions, apply_options
-from .pipeline import awaitable
 from .statistics import Statistics
 
 

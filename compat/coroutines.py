@@ -14,8 +14,9 @@ from aiosocketserver._handler_kinds import HandlerKind, handler_kind
 from aiosocketserver._in_progress import InTask
 from aiosocketserver.connections import ConnectionServer
 from aiosocketserver.datagram_socket import DatagramSocket
+from aiosocketserver.failures import awaitable
 from aiosocketserver.handlers import BaseRequestHandler
-from aiosocketserver.pipeline import awaitable, made_to_await
+from aiosocketserver.pipeline import made_to_await
 
 from .loops import without_running_loop
 

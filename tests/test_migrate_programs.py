@@ -319,9 +319,7 @@ def test_examples_that_run_serves(
 ) -> None:
     arguments += ("tcp://127.0.0.1:0",)
     with example(name, *arguments, loop=loop, folder=tmp_path) as command:
-        *heard, end = conversation(b"one\n")(("127.0.0.1", command.ports[0]))
-        assert re.fullmatch(answer, b"".join(heard))
-        assert end == b""
+        assert re.fullmatch(answer, ask(command.ports[0], b"one\n"))
 
 
 def test_call_centre(loop: str, tmp_path: Path) -> None:
