@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("aiosocketserver")
 
-# Seconds between two looks at the same hold.
+# Seconds between two looks at the same hold, and how many there are.
 _MOMENT = 0.01
+_LOOKS = 3
 
 # Places that are reported; after so many there is no more to learn.
 _MOST_PLACES = 1000
@@ -138,12 +139,16 @@ class Watchdog(threading.Thread):
 
     def _goes_on(self, entry: InProgress | None, place: FrameType) -> bool:
         """Whether something else runs a moment later."""
-        self._stopped.wait(_MOMENT)
-        frame = sys._current_frames().get(self._loop_thread)
-        if frame is None:
-            return True
-        _, later, other = _holder(frame)
-        return later is not entry or (entry is None and other is not place)
+        # More than once, for the loop's thread may have to wait for the processor.
+        for _ in range(_LOOKS):
+            self._stopped.wait(_MOMENT)
+            frame = sys._current_frames().get(self._loop_thread)
+            if frame is None:
+                return True
+            _, later, other = _holder(frame)
+            if later is not entry or (entry is None and other is not place):
+                return True
+        return False
 
 
 def _holder(frame: FrameType) -> tuple[RequestPipeline | None, InProgress | None, FrameType | None]:

@@ -117,7 +117,9 @@ def program(text: str, standard: str = STANDARD) -> tuple[str, str]:
 
 
 def environment(loop: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "AIOSOCKETSERVER_LOOP": loop}
+    # A forked child drops what it has printed into a buffer, as socketserver's does.
+    always = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **always, "AIOSOCKETSERVER_LOOP": loop}
 
 
 def without_numbers(text: str) -> str:

@@ -180,10 +180,13 @@ async def test_a_server_of_streams_and_what_becomes_of_it(number: int) -> None:
     names: dict[str, Any] = {}
     exec(PAGE.blocks("python", "From asyncio streams")[number].replace("9994", str(port)), names)
     serving = asyncio.create_task(names["main"]())
-    # Both begin to serve in their first turns.
-    for _ in range(10):
-        await asyncio.sleep(0)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            break
+        except ConnectionRefusedError:
+            # Nothing tells when it serves.
+            await asyncio.sleep(0.01)
     writer.write(b"one\ntwo\n")
     writer.write_eof()
     assert await reader.read() == b"ONE\nTWO\n"
