@@ -529,7 +529,9 @@ class TestMalformed:
             for _ in range(100):
                 stream.sendall(framed(os.urandom(100)))
         # What came while the queue was full is dropped: a client asks again, as any does.
-        assert dig("+short", "+tries=30", "+time=1", "a.test") == "192.0.2.1\n"
+        # It tells of each time that it had to.
+        answer = dig("+short", "+tries=30", "+time=1", "a.test")
+        assert answer.splitlines()[-1] == "192.0.2.1"
 
 
 def test_sigterm_answers_what_is_asked_and_ends_idle_connections(loop: str, tmp_path: Path) -> None:
