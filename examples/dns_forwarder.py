@@ -28,8 +28,7 @@ UDP_SIZE = 1232  # RFC 9715: larger ones come in fragments, of which some get lo
 MAX_SIZE = 0x3FFF  # dnslib packs larger ones wrongly
 RUBBISH = (DNSError, dnslib.DNSLabelError, ValueError, LookupError, RecursionError)  # by dnslib
 Answer = tuple[bytes, float, float]  # the message, when it came, and until when it is valid
-# By query without its id. Those that are being asked for are there too: nobody asks them twice.
-answers: dict[bytes, asyncio.Task[Answer]] = {}
+answers: dict[bytes, asyncio.Task[Answer]] = {}  # by query without its id, those under way too
 
 
 class Forward(BaseRequestHandler):

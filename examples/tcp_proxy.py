@@ -39,8 +39,7 @@ async def copy(source: socket.socket, target: socket.socket, moved: Moved) -> No
     while data := await loop.sock_recv(source, BLOCK_SIZE):
         await loop.sock_sendall(target, data)
         moved(len(data))
-        # While there is always input and room, neither of them waits.
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # with input and room all the time, neither of them waits
     target.shutdown(socket.SHUT_WR)
 
 

@@ -21,7 +21,9 @@ PROGRAMS = sorted(
 @pytest.mark.parametrize("path", PROGRAMS, ids=str)
 def test_it_is_short_and_says_how_to_start_it(path: Path) -> None:
     text = (ROOT / "examples" / path).read_text()
-    assert len(text.splitlines()) <= 170
+    # A protocol and a store in one file.
+    longest = 170 if path.name == "line_kv.py" else 150
+    assert len(text.splitlines()) < longest
     assert f"python examples/{path}" in (ast.get_docstring(ast.parse(text)) or "")
 
 
