@@ -202,10 +202,8 @@ def test_the_service_serves_the_store(tmp_path: Path) -> None:
 
 
 @SYSTEMD.executes()
-def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    program = shutil.which("systemd-analyze")
-    if program is None:
-        pytest.skip("systemd-analyze is not installed")
+def test_systemd_takes_the_units(tmp_path: Path, require_program: Callable[[str], str]) -> None:
+    program = require_program("systemd-analyze")
     # The only thing that has to be there.
     executable = tmp_path / "aiosocketserver"
     executable.write_text("#!/bin/sh\n")
