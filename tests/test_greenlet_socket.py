@@ -164,6 +164,8 @@ async def test_descriptors_pass_in_both_directions() -> None:
 
 
 async def test_time_outs_are_those_of_settimeout() -> None:
+    waits = asyncio.Event()
+
     def wait(sock: socket.socket) -> tuple[object, ...]:
         assert (sock.gettimeout(), sock.timeout, sock.getblocking()) == (None, None, True)
         sock.settimeout(0.01)
@@ -175,11 +177,12 @@ async def test_time_outs_are_those_of_settimeout() -> None:
         with pytest.raises(BlockingIOError):
             sock.recv(1)
         sock.setblocking(True)
+        waits.set()
         return sock.gettimeout(), sock.recv(10)
 
     async with connected() as (stream, peer):
         result = asyncio.create_task(in_greenlet(lambda: wait(GreenletSocket(stream))))
-        await asyncio.sleep(0.05)
+        await waits.wait()
         await peer.send(b"late")
         assert await result == (None, b"late")
 

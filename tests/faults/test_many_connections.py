@@ -2,13 +2,16 @@
 
 import asyncio
 import resource
+import socketserver
+import threading
 import time
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any
 
 import pytest
 
-from aiosocketserver import StreamRequestHandler, TCPServer
+from aiosocketserver import GreenletTCPServer, StreamRequestHandler, TCPServer
 from tests.support import client_of, until
 
 IDLE = 9_600
@@ -21,18 +24,32 @@ class Echo(StreamRequestHandler):
             await self.wfile.write(line)
 
 
+class LegacyEcho(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line)
+
+
 def are_active(server: TCPServer, number: int) -> bool:
     return server.statistics.active == number
 
 
 @pytest.mark.timeout(120)
-async def test_ten_thousand_idle_connections_starve_no_active_one() -> None:
+@pytest.mark.parametrize(
+    ("server_class", "handler"),
+    [(TCPServer, Echo), (GreenletTCPServer, LegacyEcho)],
+    ids=["tasks", "greenlets"],
+)
+async def test_ten_thousand_idle_connections_starve_no_active_one(
+    server_class: type[TCPServer], handler: Any
+) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Both ends are in this process, and the test's own descriptors.
     idle = min(IDLE, (most - 2 * ACTIVE - 200) // 2)
     assert idle >= 1000, f"the limit of descriptors is too low for this test: {most}"
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     slowest = 0.0
+    threads = threading.active_count()
 
     async def talk(stack: AsyncExitStack) -> None:
         nonlocal slowest
@@ -45,8 +62,14 @@ async def test_ten_thousand_idle_connections_starve_no_active_one() -> None:
 
     async with (
         AsyncExitStack() as stack,
-        TCPServer(
-            ("127.0.0.1", 0), Echo, idle_timeout=600, read_timeout=60, request_queue_size=4096
+        server_class(
+            ("127.0.0.1", 0),
+            handler,
+            idle_timeout=600,
+            read_timeout=60,
+            request_queue_size=4096,
+            # It has a thread.
+            blocking_warning=None,
         ) as server,
     ):
         await server.start_serving()
@@ -58,6 +81,7 @@ async def test_ten_thousand_idle_connections_starve_no_active_one() -> None:
         await asyncio.gather(*(talk(stack) for _ in range(ACTIVE)))
         statistics = server.statistics
         assert statistics.active == idle + ACTIVE
+        assert threading.active_count() == threads
         assert (statistics.handlers_failed, statistics.clients_vanished) == (0, 0)
         assert not statistics.timed_out
         # All hundred at once, each in its turn: far from starving, however slow the machine.

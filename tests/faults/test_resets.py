@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import socketserver
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from aiosocketserver import BaseRequestHandler, StreamRequestHandler, StreamSocket, TCPServer
+from aiosocketserver import (
+    BaseRequestHandler,
+    GreenletTCPServer,
+    StreamRequestHandler,
+    StreamSocket,
+    TCPServer,
+)
 from tests.support import ask, until
 from tests.tls_support import Certificates
 
@@ -52,6 +59,30 @@ class Stages(StreamRequestHandler):
                 await self.wfile.write(stage)
 
 
+class LegacyStages(socketserver.StreamRequestHandler):
+    """The same as it is written for socketserver."""
+
+    def handle(self) -> None:
+        stage = self.rfile.readline().strip()
+        match stage:
+            case b"recv":
+                self.request.recv(100)
+            case b"readline":
+                self.rfile.readline()
+            case b"sendall":
+                while True:
+                    self.request.sendall(bytes(100_000))
+            case b"write":
+                while True:
+                    self.wfile.write(bytes(100_000))
+            case b"sendfile":
+                with Path("/proc/self/exe").open("rb") as file:
+                    while True:
+                        self.request.sendfile(file)
+            case _:
+                self.wfile.write(stage)
+
+
 async def serve_and_reset(
     server: TCPServer,
     stage: bytes,
@@ -74,8 +105,15 @@ async def serve_and_reset(
 @pytest.mark.parametrize(
     "stage", [b"recv", b"readline", b"sendall", b"write", b"sendfile"], ids=bytes.decode
 )
-async def test_while_the_handler_waits(stage: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    server = TCPServer(LOCALHOST, Stages)
+@pytest.mark.parametrize("way", ["task", "greenlet"])
+async def test_while_the_handler_waits(
+    stage: bytes, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = (
+        TCPServer(LOCALHOST, Stages)
+        if way == "task"
+        else GreenletTCPServer(LOCALHOST, LegacyStages)
+    )
 
     def waits() -> bool:
         for entry in server._requests:

@@ -4,11 +4,18 @@ import asyncio
 import contextlib
 import os
 import socket
+import socketserver
 from pathlib import Path
 
 import pytest
 
-from aiosocketserver import BaseRequestHandler, StreamRequestHandler, StreamSocket, TCPServer
+from aiosocketserver import (
+    BaseRequestHandler,
+    GreenletTCPServer,
+    StreamRequestHandler,
+    StreamSocket,
+    TCPServer,
+)
 from tests.support import Peer, client_of, until
 
 LOCALHOST = ("127.0.0.1", 0)
@@ -40,8 +47,8 @@ async def accepts_nothing_more(client: Peer) -> int:
     return sent
 
 
-@pytest.mark.parametrize("files", [False, True])
-async def test_a_client_that_sends_without_end_and_never_reads(files: bool) -> None:
+@pytest.mark.parametrize("way", ["socket", "files", "greenlet"])
+async def test_a_client_that_sends_without_end_and_never_reads(way: str) -> None:
     """An echo to it has nowhere to go: the server stops reading, and keeps next to nothing."""
 
     class EchoBlocks(BaseRequestHandler):
@@ -56,7 +63,17 @@ async def test_a_client_that_sends_without_end_and_never_reads(files: bool) -> N
             while data := await self.rfile.read1():
                 await self.wfile.write(data)
 
-    async with TCPServer(LOCALHOST, EchoFiles if files else EchoBlocks) as server:
+    class LegacyEcho(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while data := self.request.recv(64 * 1024):
+                self.request.sendall(data)
+
+    server: TCPServer
+    if way == "greenlet":
+        server = GreenletTCPServer(LOCALHOST, LegacyEcho)
+    else:
+        server = TCPServer(LOCALHOST, EchoFiles if way == "files" else EchoBlocks)
+    async with server:
         await server.start_serving()
         async with client_of(server.server_address) as client:
             await client.send(b"x")
