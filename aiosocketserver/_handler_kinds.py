@@ -115,11 +115,17 @@ def _base(cls: type) -> str:
     return f"{base.__module__}.{base.__qualname__}"
 
 
+# What a handler class has that defines none of its own.
+_CONSTRUCTOR = socketserver.BaseRequestHandler.__init__
+
+
 def run_legacy(handler: Callable[..., Any], *args: Any) -> None:
     """Make a legacy handler, which serves the request, and see that nothing goes unsaid.
 
-    socketserver's base class drops what `handle` returns. An awaitable among it means
-    that the handler has not run, so that is a TypeError here.
+    socketserver drops what `setup`, `handle` and `finish` return. An awaitable among it
+    means that they have not run, so that is a TypeError here. A class with a constructor
+    of its own calls them itself, and only Python's RuntimeWarning about the coroutine
+    that nobody awaits tells then: whatever could watch it there, its handlers could see.
     """
     target: Any = handler
     keywords: dict[str, Any] = {}
@@ -128,41 +134,48 @@ def run_legacy(handler: Callable[..., Any], *args: Any) -> None:
         target = target.func
     # Only what `type.__call__` does can be done in two steps.
     if not (isinstance(target, type) and type(target).__call__ is type.__call__):
-        _check_result(handler, target(*args, **keywords))
+        _refuse_awaitable(_name(handler), target(*args, **keywords))
         return
-    # What follows is `target(*args, **keywords)`, with an eye on what handle() returns.
+    # What follows is `target(*args, **keywords)`.
     cls: Any = target
     instance: Any = cls.__new__(cls, *args, **keywords)
     if cls not in type(instance).__mro__:
         return
-    # A handler without a dictionary can only be taken at its word.
-    attributes: dict[str, Any] = getattr(instance, "__dict__", {})
+    construct: Any = type(instance).__init__
+    if len(args) != 3 or keywords:
+        construct(instance, *args, **keywords)
+        return
+    # Not `construct(instance, *args)`: that uses the C stack, which greenlets copy at each
+    # switch.
+    request, client_address, server = args
+    if construct is _CONSTRUCTOR:
+        construct = _construct_watched
+    construct(instance, request, client_address, server)
 
-    def handle() -> None:
-        del attributes["handle"]
-        result = instance.handle()
-        if result is not None:
-            _check_result(instance.handle, result)
 
-    attributes["handle"] = handle
-    initialize: Any = type(instance).__init__
+def _construct_watched(instance: Any, request: Any, client_address: Any, server: Any) -> None:
+    """What socketserver's constructor does, with an eye on what the three methods return."""
+    instance.request = request
+    instance.client_address = client_address
+    instance.server = server
+    _check_result(instance, "setup", instance.setup())
     try:
-        if len(args) == 3 and not keywords:
-            # As a rule. Other calls use the C stack, which greenlets copy at each switch.
-            request, client_address, server = args
-            initialize(instance, request, client_address, server)
-        else:
-            initialize(instance, *args, **keywords)
+        _check_result(instance, "handle", instance.handle())
     finally:
-        attributes.pop("handle", None)
+        _check_result(instance, "finish", instance.finish())
 
 
-def _check_result(called: object, result: object) -> None:
+def _check_result(instance: Any, method: str, result: object) -> None:
+    if result is not None:
+        _refuse_awaitable(f"{_name(instance.__class__)}.{method}", result)
+
+
+def _refuse_awaitable(called: str, result: object) -> None:
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
         raise TypeError(
-            f"{_name(called)}() is a plain function that returned an awaitable, "
+            f"{called}() is a plain function that returned an awaitable, "
             f"{type(result).__qualname__}, which nobody would await: make it `async def` on "
             "aiosocketserver's handler classes"
         )

@@ -60,13 +60,16 @@ class BaseRequestHandler:
                 "server class of aiosocketserver, or of aiosocketserver.compat"
             ) from None
         if watched:
+            self._awaited = False
             server._made_to_await(self)
 
-    # Whether somebody has awaited this instance, for the server to tell who forgot.
-    _awaited = False
+    # Whether nobody has forgotten to await this instance, as far as the server watches it.
+    # Only until it is awaited is there anything of ours among the handler's attributes.
+    _awaited = True
 
     def __await__(self) -> Generator[Any, Any, None]:
-        self._awaited = True
+        if not self._awaited:
+            del self._awaited
         return self._serve().__await__()
 
     async def _serve(self) -> None:

@@ -359,3 +359,24 @@ def test_a_server_that_does_not_await_handlers_is_told() -> None:
         pytest.raises(TypeError, match=r"socketserver\.TCPServer does not await: use"),
     ):
         Handler(None, None, server)  # type: ignore[arg-type, unused-awaitable]
+
+
+class Attributes(BaseRequestHandler):
+    async def handle(self) -> None:
+        await self.request.sendall(" ".join(sorted(vars(self))).encode())
+
+
+class FinishedByOverride(TCPServer):
+    async def finish_request(self, request: Any, client_address: Any) -> None:
+        handler = self.RequestHandlerClass(request, client_address, self)
+        await handler
+        await handler
+
+
+@pytest.mark.parametrize(("server_class", "times"), [(TCPServer, 1), (FinishedByOverride, 2)])
+async def test_a_handler_finds_its_own_attributes_only_however_often_it_is_awaited(
+    server_class: type[TCPServer], times: int
+) -> None:
+    async with server_class(("127.0.0.1", 0), Attributes) as server:
+        await server.start_serving()
+        assert await ask(server.server_address) == b"client_address request server" * times
