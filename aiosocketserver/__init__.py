@@ -5,6 +5,7 @@ Handlers are coroutines (`async def handle`), or legacy ones in threads and chil
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ from .tls import CertificateFiles
 if TYPE_CHECKING:
     from .deploy import StartError, run, serving
     from .greenlet_socket import GreenletSocket
+
+# The only place: pyproject.toml and the command line have it from here.
+__version__ = "0.1.0"
 
 __all__ = [
     "BaseRequestHandler",
@@ -90,15 +94,22 @@ if hasattr(socket, "AF_UNIX"):
         __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
 
 
+# Loaded when they are first used: a program that serves by itself needs none of them.
+_LOADED_LATER = {
+    "GreenletSocket": "greenlet_socket",
+    "StartError": "deploy",
+    "run": "deploy",
+    "serving": "deploy",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # So that a program which serves by itself does not load them.
-    if name in ("StartError", "run", "serving"):
-        from . import deploy
+    if name not in _LOADED_LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f".{_LOADED_LATER[name]}", __name__)
+    found = globals()[name] = getattr(module, name)
+    return found
 
-        return getattr(deploy, name)
-    # It needs greenlet.
-    if name == "GreenletSocket":
-        from .greenlet_socket import GreenletSocket
 
-        return GreenletSocket
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LOADED_LATER})

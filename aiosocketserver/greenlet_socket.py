@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ._in_greenlet import drive, waiting_greenlet
 from ._ssl import ssl
 from ._waiter import GIVE_WAY
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from ._in_greenlet import drive, waiting_greenlet
     from .sockets import StreamSocket
+else:
+    # Without greenlet no server makes one: GreenletMixIn says what to install. The class is
+    # there even so, for isinstance() and for programs that name it in their annotations.
+    with contextlib.suppress(ImportError):
+        from ._in_greenlet import drive, waiting_greenlet
 
 # What an ssl.SSLSocket tells of its connection, beside a socket's own.
 _OF_TLS = frozenset(

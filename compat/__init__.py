@@ -25,4 +25,10 @@ __all__ = list(_names)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if not hasattr(_socketserver, name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(_socketserver, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *dir(_socketserver)})

@@ -32,6 +32,7 @@ def test_wheel_and_sdist_hold_compat_as_real_files(tmp_path: Path) -> None:
         check=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.startswith(f"aiosocketserver-{aiosocketserver.__version__}-")
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = set(archive.namelist())
     assert {"aiosocketserver/py.typed", "aiosocketserver/compat/__init__.py"} <= in_wheel

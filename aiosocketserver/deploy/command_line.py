@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from .. import __name__ as program
+from .. import __version__
 from ..migrate.command import migrate
 from .errors import StartError, report
 from .exits import CANNOT_START, leave
@@ -102,7 +103,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name=program)
+@click.version_option(__version__)
 def cli() -> None:
     """Servers from handler classes."""
 
