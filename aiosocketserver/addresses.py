@@ -78,9 +78,11 @@ def bind(
     unix_mode: int | None = None,
     unix_owner: int | str | None = None,
     unix_group: int | str | None = None,
-) -> None:
-    """Bind `sock`, with errors that name the address.
+) -> SocketPath | None:
+    """Bind `sock`, with errors that name the address; the path that a Unix socket has now.
 
+    if b"\0" in path[1:] and not path.startswith(b"\0"):
+        raise ValueError(f"the path of a Unix socket has no NUL within, and this one has: {path!r}")
     A Unix path where a socket lies that nobody listens on is replaced; one of a live
     server is OSError (EADDRINUSE), and any other file is left alone: FileExistsError.
     With a mode nobody but this process's user can reach it before it has its owner and
@@ -109,14 +111,16 @@ def bind(
     except socket.gaierror as error:
         raise socket.gaierror(error.errno, f"{error.strerror}: {address!r}") from error
     except FileNotFoundError as error:
-        folder = os.path.dirname(os.fsdecode(cast("str | bytes", address)))
+        folder = os.path.dirname(os.fsdecode(cast("str | bytes", address))) or os.curdir
         raise FileNotFoundError(
             errno.ENOENT, f"there is no folder {folder!r} for the socket", address
         ) from error
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}: {address!r}") from error
-    if path is not None:
-        _give_away(path, uid, gid, unix_mode)
+    if path is None:
+        return None
+    _give_away(path, uid, gid, unix_mode)
+    return SocketPath(path)
 
 
 def _give_away(path: str | bytes, uid: int, gid: int, mode: int | None) -> None:
@@ -184,22 +188,56 @@ def _is_alive(path: str | bytes, kind: int) -> bool:
         return True
 
 
-def path_status(address: str | bytes) -> os.stat_result | None:
-    """What identifies the socket file at `address`; None for an abstract name."""
-    if os.fsencode(address)[:1] == b"\0":
-        return None
-    return os.lstat(address)
+class SocketPath:
+    """The file of a Unix socket that was just bound: where it is, and which one it is.
 
-
-def remove_path(address: str | bytes, status: os.stat_result) -> None:
-    """Remove the socket file at `address` if it is still the one that `status` is of.
-
-    It stays, as a stale one that the next server replaces, when it cannot be removed:
-    after privileges were dropped, say.
+    - path: as it was given to bind(2). It is made absolute here, because a relative one
+      names another file after `os.chdir`; a folder that is renamed is not followed
     """
-    with contextlib.suppress(OSError):
-        if os.path.samestat(os.lstat(address), status):
-            os.unlink(address)
+
+    def __init__(self, path: str | bytes) -> None:
+        self._path = _absolute(path)
+        self._status = os.lstat(path)
+        self._bound_by = os.getpid()
+
+    def close(self, sock: socket.socket) -> None:
+        """Close the socket, and remove the file if it is still this socket's.
+
+        In a process that was forked after bind(2), a prefork worker or a daemon, the file
+        is removed when nobody else has the socket open any more. It stays, as a stale one
+        that the next server replaces, when it cannot be removed (after privileges were
+        dropped, for example), or when that cannot be asked because the path is too long.
+        """
+        kind = sock.type
+        if os.getpid() == self._bound_by:
+            self._remove()
+            sock.close()
+            return
+        sock.close()
+        # With the wrong type connect(2) tells whether there is a socket (EPROTOTYPE), and
+        # connects to none: the others are not disturbed.
+        other = socket.SOCK_DGRAM if kind == socket.SOCK_STREAM else socket.SOCK_STREAM
+        if not _is_alive(self._path, other):
+            self._remove()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            found = os.lstat(self._path)
+            # The time as well: after close(2), the next server's file may have the number
+            # of this one's inode. Neither chmod nor clients change it.
+            same_time = found.st_mtime_ns == self._status.st_mtime_ns
+            if same_time and os.path.samestat(found, self._status):
+                os.unlink(self._path)
+
+
+def _absolute(path: str | bytes) -> str | bytes:
+    # Not abspath(): with a link among the folders, ".." is not what the text says.
+    path = os.fsencode(path)
+    try:
+        return os.path.join(os.getcwdb(), path)
+    except FileNotFoundError:
+        # The working directory is outside of a chroot(2), so no absolute path leads there.
+        return path
 
 
 def keep_alive(sock: socket.socket, idle: int | None) -> None:

@@ -124,8 +124,8 @@ class TCPServer(ConnectionServer):
         self._listener: Listener | None = None
         self._watch: CertificateWatch | None = None
         self._timeout_before_serving: float | None = None
-        # What lies at our path, so that only our own socket is ever removed.
-        self._path_status: os.stat_result | None = None
+        # Of a Unix socket that server_bind() has bound.
+        self._path: addresses.SocketPath | None = None
         self.socket = socket.socket(self.address_family, self.socket_type)
         if bind_and_activate:
             try:
@@ -142,7 +142,7 @@ class TCPServer(ConnectionServer):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if self.allow_reuse_port:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        addresses.bind(
+        self._path = addresses.bind(
             self.socket,
             self.server_address,
             unix_mode=self.unix_mode,
@@ -150,8 +150,6 @@ class TCPServer(ConnectionServer):
             unix_group=self.unix_group,
         )
         self.server_address = self.socket.getsockname()
-        if self.address_family == addresses.AF_UNIX:
-            self._path_status = addresses.path_status(self.server_address)
 
     def server_activate(self) -> None:
         """Called by the constructor to listen. May be overridden."""
@@ -160,14 +158,15 @@ class TCPServer(ConnectionServer):
     def server_close(self) -> None:
         """Stop accepting and close the listening socket; requests in progress go on.
 
-        Removes the path of a Unix socket if it is still this server's. Never waits on
-        the loop's thread: `shutdown` does. May be overridden.
+        Removes the path of a Unix socket if `server_bind` has made it and it is still this
+        server's. Never waits on the loop's thread: `shutdown` does. May be overridden.
         """
         super().server_close()
-        if self._path_status is not None:
-            addresses.remove_path(self.server_address, self._path_status)
-            self._path_status = None
-        self.socket.close()
+        path, self._path = self._path, None
+        if path is None:
+            self.socket.close()
+        else:
+            path.close(self.socket)
 
     def reload_tls(self) -> None:
         """Make the TLS context anew; connections from now on use it, others go on.
@@ -297,7 +296,7 @@ class TCPServer(ConnectionServer):
     def _close_in_child(self, kept: object) -> None:
         # They are the parent's, also when the handler calls server_close().
         self._listener = None
-        self._path_status = None
+        self._path = None
         # The child that serves a datagram of this server answers on its socket.
         if not _is_datagram_of(self.socket, kept):
             self.socket.close()

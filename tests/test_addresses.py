@@ -193,6 +193,16 @@ def test_the_socket_of_a_live_server_is_left_alone(
     first = server_class(path, Hello)
     with pytest.raises(OSError, match="another server is listening") as raised:
         server_class(path, Hello)
+def test_a_path_with_a_nul_within_is_an_error_and_not_another_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for server_class in UNIX:
+        with pytest.raises(ValueError, match="has no NUL within, and this one has: b'a"):
+            server_class("a\0b", Hello)
+    assert list(tmp_path.iterdir()) == []
+
+
     assert raised.value.errno == errno.EADDRINUSE
     assert raised.value.filename == str(path)
     assert path.exists()

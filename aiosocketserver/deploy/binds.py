@@ -97,16 +97,19 @@ def _malformed(text: str, problem: str) -> BindError:
 
 
 class OpenSocket:
-    """A socket that is bound, and listens if it can."""
+    """A socket that is bound, and listens if it can.
 
-    def __init__(self, sock: socket.socket, bind: Bind) -> None:
+    - path: of a Unix socket that was bound here; the path of one that somebody else has
+      opened is not ours to remove
+    """
+
+    def __init__(
+        self, sock: socket.socket, bind: Bind, path: addresses.SocketPath | None = None
+    ) -> None:
         self.sock = sock
         self.bind = bind
         self.address: Any = sock.getsockname()
-        self._path_status: os.stat_result | None = None
-        if bind.kind in ("unix", "unix-dgram"):
-            # Ours to remove, unlike the path of one that somebody else has opened.
-            self._path_status = addresses.path_status(bind.path)
+        self._path = path
 
     @property
     def is_stream(self) -> bool:
@@ -130,10 +133,11 @@ class OpenSocket:
 
     def close(self) -> None:
         """Close it, and remove its path if that is still this socket's."""
-        if self._path_status is not None:
-            addresses.remove_path(self.address, self._path_status)
-            self._path_status = None
-        self.sock.close()
+        path, self._path = self._path, None
+        if path is None:
+            self.sock.close()
+        else:
+            path.close(self.sock)
 
 
 @dataclass(frozen=True)
@@ -311,7 +315,7 @@ def _open_unix(bind: Bind, options: SocketOptions) -> OpenSocket:
     sock = socket.socket(socket.AF_UNIX, kind)
     try:
         addresses.family_of(bind.path, socket.AF_UNIX)
-        addresses.bind(
+        path = addresses.bind(
             sock,
             bind.path,
             unix_mode=options.unix_mode,
@@ -320,7 +324,7 @@ def _open_unix(bind: Bind, options: SocketOptions) -> OpenSocket:
         )
         if kind == socket.SOCK_STREAM:
             sock.listen(options.backlog)
-        return OpenSocket(sock, bind)
+        return OpenSocket(sock, bind, path)
     except BaseException:
         sock.close()
         raise
