@@ -26,7 +26,8 @@ def family_of(address: object, default: int) -> int:
     """The address family for `address` on a server whose class says `default`.
 
     An IPv6 literal on a class for IPv4 makes it AF_INET6; everything else keeps the
-    default. Raises TypeError or ValueError for an address of the wrong form.
+    default: a name, and None and "" for the wildcard address. Raises TypeError or
+    ValueError for an address of the wrong form.
     """
     if default == AF_UNIX:
         _check_unix(address)
@@ -39,13 +40,24 @@ def family_of(address: object, default: int) -> int:
     if not 2 <= len(parts) <= 4:
         raise TypeError(f"the address must be a (host, port) tuple, and is {address!r}")
     host, port = parts[:2]
-    if not isinstance(host, str | bytes | bytearray):
-        raise TypeError(f"the host of an address must be a string, and is {host!r}: {address!r}")
+    if not isinstance(host, str | bytes | bytearray | None):
+        raise TypeError(
+            "the host of an address must be a string, or None for all addresses of this "
+            f"machine, and is {host!r}: {address!r}"
+        )
     if not isinstance(port, int):
         raise TypeError(f"the port of an address must be a whole number, and is {port!r}")
     if not 0 <= port <= 65535:
         raise ValueError(f"the port of an address must be 0 to 65535, and is {port}")
-    return socket.AF_INET6 if default == socket.AF_INET and _is_ipv6(host) else default
+    return socket.AF_INET6 if default == socket.AF_INET and host and _is_ipv6(host) else default
+
+
+def without_none(address: object) -> Any:
+    """The address as bind(2) has it: "" is the wildcard address, as None is for `getaddrinfo`."""
+    if not isinstance(address, tuple):
+        return address
+    parts = cast("tuple[object, ...]", address)
+    return parts if parts[0] is not None else ("", *parts[1:])
 
 
 def _is_ipv6(host: str | bytes | bytearray) -> bool:
@@ -69,6 +81,8 @@ def _check_unix(address: object) -> None:
             f"the path of a Unix socket may have {longest} bytes, and has {len(path)}",
             os.fsdecode(path),
         )
+    if b"\0" in path[1:] and not path.startswith(b"\0"):
+        raise ValueError(f"the path of a Unix socket has no NUL within, and this one has: {path!r}")
 
 
 def bind(
@@ -81,8 +95,6 @@ def bind(
 ) -> SocketPath | None:
     """Bind `sock`, with errors that name the address; the path that a Unix socket has now.
 
-    if b"\0" in path[1:] and not path.startswith(b"\0"):
-        raise ValueError(f"the path of a Unix socket has no NUL within, and this one has: {path!r}")
     A Unix path where a socket lies that nobody listens on is replaced; one of a live
     server is OSError (EADDRINUSE), and any other file is left alone: FileExistsError.
     With a mode nobody but this process's user can reach it before it has its owner and
@@ -109,7 +121,17 @@ def bind(
     try:
         sock.bind(cast("Any", address))
     except socket.gaierror as error:
-        raise socket.gaierror(error.errno, f"{error.strerror}: {address!r}") from error
+        version, other = (
+            ("IPv6", "AF_INET") if sock.family == socket.AF_INET6 else ("IPv4", "AF_INET6")
+        )
+        raise socket.gaierror(
+            error.errno,
+            f"{error.strerror}: {address!r} (looked for an {version} address, as address_family "
+            f"says; the other family is socket.{other})",
+        ) from error
+    except (TypeError, UnicodeError) as error:
+        # A NUL in the name of a host, or what IDNA does not allow.
+        raise ValueError(f"not an address to bind to: {address!r}: {error}") from error
     except FileNotFoundError as error:
         folder = os.path.dirname(os.fsdecode(cast("str | bytes", address))) or os.curdir
         raise FileNotFoundError(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeGuard, Unpack, cast
 
 from . import addresses
+from ._given_socket import check_given_socket
 from ._socket_timeouts import put_back, set_while_read
 from ._ssl import has_ssl, ssl
 from ._tls_handshake import say_end
@@ -27,7 +28,8 @@ class TCPServer(ConnectionServer):
 
     For methods and hooks see `BaseServer`. The constructor binds and listens, unless
     `bind_and_activate` is False, and `server_address` holds the real address, with the
-    real port, from then on.
+    real port, from then on. One server has one socket, of one address family: a name is
+    looked up in it, and "" or None as host is its wildcard address, 0.0.0.0 or ::.
 
     Class variables, each also a keyword of the constructor, beside `BaseServer`'s:
 
@@ -109,31 +111,58 @@ class TCPServer(ConnectionServer):
         server_address: Any,
         RequestHandlerClass: Callable[..., Any],
         bind_and_activate: bool = True,
+        *,
+        sock: socket.socket | None = None,
         **options: Unpack[ServerOptions],
     ) -> None:
         """Make the server; bind and listen unless `bind_and_activate` is False. May be extended.
 
+        - sock: a socket that is bound, for the server to have as its own; the address is
+          None then. `server_bind` is not called, so nothing is done that belongs to
+          binding (allow_reuse_address, unix_mode, ...), and the path of a Unix socket
+          stays at the end. `server_activate` is called as without, also for a socket that
+          listens already: with `bind_and_activate=False` it keeps the backlog that it has
+
         Beside what `BaseServer` raises: TypeError or ValueError for an address of the
-        wrong form, `socket.gaierror` for a name that does not resolve, and OSError,
-        which names the address, when it cannot be bound.
+        wrong form or a socket that cannot be served on, `socket.gaierror` for a name that
+        does not resolve, and OSError, which names the address, when it cannot be bound.
+        When it raises, `sock` is left open, and is the caller's.
         """
         super().__init__(server_address, RequestHandlerClass, **options)
-        family = addresses.family_of(server_address, self.address_family)
-        if family != self.address_family:
-            self.address_family = family
         self._listener: Listener | None = None
         self._watch: CertificateWatch | None = None
         self._timeout_before_serving: float | None = None
         # Of a Unix socket that server_bind() has bound.
         self._path: addresses.SocketPath | None = None
-        self.socket = socket.socket(self.address_family, self.socket_type)
+        if sock is not None:
+            check_given_socket(
+                sock, family=self.address_family, kind=self.socket_type, address=server_address
+            )
+            self._take_over(sock)
+        else:
+            family = addresses.family_of(server_address, self.address_family)
+            if family != self.address_family:
+                self.address_family = family
+            self.server_address = addresses.without_none(server_address)
+            self.socket = socket.socket(self.address_family, self.socket_type)
         if bind_and_activate:
             try:
-                self.server_bind()
+                if sock is None:
+                    self.server_bind()
                 self.server_activate()
             except BaseException:
+                if sock is not None:
+                    # For server_close() to close: the socket itself stays the caller's.
+                    self.socket = sock.dup()
                 self.server_close()
                 raise
+
+    def _take_over(self, sock: socket.socket) -> None:
+        """Have an open socket as the server's own."""
+        self.socket = sock
+        self.server_address = sock.getsockname()
+        self.address_family = sock.family
+        self.socket_type = sock.type
 
     def server_bind(self) -> None:
         """Called by the constructor to bind the socket. May be overridden."""

@@ -40,6 +40,31 @@ async def test_a_host_name_is_resolved() -> None:
         assert server.server_address[0] == "127.0.0.1"
 
 
+@pytest.mark.parametrize("server_class", [TCPServer, UDPServer])
+@pytest.mark.parametrize("host", [None, "", b""])
+@pytest.mark.parametrize(
+    ("family", "wildcard"), [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]
+)
+def test_no_host_is_the_wildcard_address_of_the_family(
+    server_class: type[TCPServer], host: Any, family: int, wildcard: str
+) -> None:
+    server = server_class((host, 0), Hello, address_family=family)
+    assert server.server_address[0] == wildcard
+    assert server.server_address == server.socket.getsockname()
+    server.server_close()
+
+
+def test_a_hook_that_binds_by_itself_gets_an_address_for_bind() -> None:
+    class Binds(TCPServer):
+        def server_bind(self) -> None:
+            self.socket.bind(self.server_address)
+            self.server_address = self.socket.getsockname()
+
+    server = Binds((None, 0), Hello)
+    assert server.server_address[0] == "0.0.0.0"
+    server.server_close()
+
+
 @pytest.mark.parametrize("host", ["::1", b"::1", "0:0:0:0:0:0:0:1"])
 async def test_an_ipv6_literal_makes_an_ipv6_server(host: Any) -> None:
     async with TCPServer((host, 0), Hello) as server:
@@ -92,7 +117,13 @@ def test_another_family_is_left_to_the_socket() -> None:
         (["127.0.0.1", 80], TypeError, "must be a (host, port) tuple"),
         (("127.0.0.1",), TypeError, "must be a (host, port) tuple"),
         (("::1", 80, 0, 0, 0), TypeError, "must be a (host, port) tuple"),
-        ((None, 80), TypeError, "host of an address must be a string, and is None"),
+        (
+            (4, 80),
+            TypeError,
+            "must be a string, or None for all addresses of this machine, and is 4",
+        ),
+        ((None, None), TypeError, "must be a whole number, and is None"),
+        (("a\0b", 80), ValueError, "not an address to bind to: ('a\\x00b', 80)"),
         (("127.0.0.1", "80"), TypeError, "must be a whole number, and is '80'"),
         (("127.0.0.1", 65536), ValueError, "must be 0 to 65535, and is 65536"),
         (("127.0.0.1", -1), ValueError, "must be 0 to 65535, and is -1"),
@@ -116,7 +147,7 @@ def test_a_name_that_does_not_resolve_is_an_error_that_names_it(
 
 
 def test_an_ipv4_literal_on_an_ipv6_class_is_an_error_that_names_it() -> None:
-    with pytest.raises(socket.gaierror, match=r"127\.0\.0\.1"):
+    with pytest.raises(socket.gaierror, match=r"127\.0\.0\.1.*looked for an IPv6 address"):
         TCPServer(("127.0.0.1", 0), Hello, address_family=socket.AF_INET6)
 
 
@@ -162,6 +193,16 @@ async def test_an_abstract_name() -> None:
         assert await ask(server.server_address) == b"hello"
 
 
+def test_a_path_with_a_nul_within_is_an_error_and_not_another_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for server_class in UNIX:
+        with pytest.raises(ValueError, match="has no NUL within, and this one has: b'a"):
+            server_class("a\0b", Hello)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("address", ["", b"", None, ("127.0.0.1", 80), 80])
 def test_what_is_no_path_is_an_error(address: Any) -> None:
     with pytest.raises(TypeError, match="must be a path"):
@@ -193,16 +234,6 @@ def test_the_socket_of_a_live_server_is_left_alone(
     first = server_class(path, Hello)
     with pytest.raises(OSError, match="another server is listening") as raised:
         server_class(path, Hello)
-def test_a_path_with_a_nul_within_is_an_error_and_not_another_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for server_class in UNIX:
-        with pytest.raises(ValueError, match="has no NUL within, and this one has: b'a"):
-            server_class("a\0b", Hello)
-    assert list(tmp_path.iterdir()) == []
-
-
     assert raised.value.errno == errno.EADDRINUSE
     assert raised.value.filename == str(path)
     assert path.exists()

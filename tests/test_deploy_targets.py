@@ -1,6 +1,7 @@
 """What a service can serve, and what is said of what it cannot."""
 
 import functools
+import socket
 import socketserver
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,56 @@ def test_the_server_class_is_as_handler_and_socket_ask_for(
         assert server.address_family == opened.sock.family
     unix.close()
     datagrams.close()
+
+
+class NoRoomForOptions(TCPServer):
+    def __init__(self, server_address: Any, bind_and_activate: bool = True) -> None:
+        super().__init__(server_address, Echo, bind_and_activate)
+
+
+class ForgetsOptions(TCPServer):
+    def __init__(self, server_address: Any, **options: Any) -> None:
+        del options
+        super().__init__(server_address, Echo, bind_and_activate=False)
+
+
+class AtItsOwnAddress(TCPServer):
+    def __init__(self, server_address: Any, **options: Any) -> None:
+        del server_address
+        super().__init__(("127.0.0.1", 0), Echo, **options)
+
+
+def makes(server_address: Any, **options: Any) -> TCPServer:
+    return NoRoomForOptions(server_address, **options)
+
+
+@pytest.mark.parametrize("target", [NoRoomForOptions, ForgetsOptions, AtItsOwnAddress, makes])
+def test_what_has_no_place_for_a_socket_gets_it_afterwards(target: Any, tcp: OpenSocket) -> None:
+    server = make_server(target, tcp, {})
+    assert server.socket is tcp.sock
+    assert server.server_address == tcp.address
+
+
+class TakesSock(TCPServer):
+    def __init__(self, server_address: Any, *, sock: socket.socket, **options: Any) -> None:
+        super().__init__(server_address, Echo, sock=sock, **options)
+
+
+def takes_sock(address: Any, bind_and_activate: bool, sock: socket.socket | None) -> TCPServer:
+    return TCPServer(address, Echo, bind_and_activate, sock=sock)
+
+
+@pytest.mark.parametrize("target", [Echo, Legacy, TakesSock, takes_sock])
+def test_no_other_socket_is_opened(
+    target: Any, tcp: OpenSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        pytest.fail("there is a socket already")
+
+    monkeypatch.setattr(socket.socket, "__init__", fail)
+    server = make_server(target, tcp, {})
+    monkeypatch.undo()
+    assert server.socket is tcp.sock
 
 
 def test_a_server_gets_the_options_that_it_has(tcp: OpenSocket, udp: OpenSocket) -> None:

@@ -81,6 +81,15 @@ async def test_several_servers_on_one_loop() -> None:
         await main
 
 
+@SERVERS.executes("Where it listens")
+async def test_a_given_socket_for_both_families() -> None:
+    async with SERVERS.namespace("Where it listens")["server"] as server:
+        await server.start_serving()
+        port = server.server_address[1]
+        for address in (("127.0.0.1", port), ("::1", port, 0, 0)):
+            assert await ask(address) == b"hello\n"
+
+
 @SERVERS.executes("Datagrams")
 async def test_several_answers_to_a_datagram() -> None:
     async with SERVERS.namespace("Datagrams")["server"] as server:

@@ -60,10 +60,7 @@ class MetricsServer(TCPServer):
         snapshot: Callable[[], Awaitable[Snapshot]],
         state: Callable[[], State],
     ) -> None:
-        super().__init__(opened.address, _Handler, bind_and_activate=False)
-        self.socket.close()
-        self.socket = opened.sock
-        self.server_address = opened.address
+        super().__init__(None, _Handler, bind_and_activate=False, sock=opened.sock)
         self._snapshot = snapshot
         self._state = state
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import aiosocketserver as servers
 
@@ -129,10 +129,9 @@ def make_server(target: Any, opened: OpenSocket, options: Mapping[str, Any]) -> 
         server.server_close()
         kind = "datagrams" if opened.is_stream else "connections"
         raise TargetError(f"{_name(target)} is for {kind}, and cannot be served on {opened}")
-    server.socket.close()
-    server.socket = opened.sock
-    server.server_address = opened.address
-    server.address_family = opened.sock.family
+    if server.socket is not opened.sock:
+        server.socket.close()
+        server._take_over(opened.sock)
     return server
 
 
@@ -141,17 +140,32 @@ def _made(target: Any, opened: OpenSocket, options: Mapping[str, Any]) -> object
         _check_handler(target, opened)
         server_class = _server_class(target, opened)
         given = _known(server_class, options)
-        return server_class(opened.address, target, bind_and_activate=False, **given)
+        return server_class(None, target, bind_and_activate=False, sock=opened.sock, **given)
     if isinstance(target, type) and issubclass(target, BaseServer):
-        make = cast("Callable[..., object]", target)
-        return make(opened.address, bind_and_activate=False, **_known(target, options))
+        return _called(target, opened, _known(target, options))
     if isinstance(target, type) or not callable(target):
         raise TypeError(
             "it is neither a handler class nor a server class, nor a function "
             "make(server_address, **options) that returns a server"
         )
-    known = _known(TCPServer if opened.is_stream else UDPServer, options)
-    return target(opened.address, bind_and_activate=False, **known)
+    return _called(target, opened, _known(TCPServer if opened.is_stream else UDPServer, options))
+
+
+def _called(make: Callable[..., object], opened: OpenSocket, options: Mapping[str, Any]) -> object:
+    """What a server class or function of the user's makes for a socket."""
+    given = {"bind_and_activate": False, **options}
+    # Most have no place for it, or pass on only what they know: they get it afterwards.
+    if _has_parameter(make, "sock"):
+        given["sock"] = opened.sock
+    return make(opened.address, **given)
+
+
+def _has_parameter(function: Callable[..., object], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        # One that is written in C.
+        return False
 
 
 def _known(server_class: type[BaseServer], options: Mapping[str, Any]) -> dict[str, Any]:
