@@ -22,11 +22,17 @@ _PAUSE = 0.02
 _ENDED = getattr(select, "POLLRDHUP", 0)
 
 
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
 class TrustedProxies:
-    """Those networks whose headers are believed; everybody who can reach a Unix socket."""
+    """Those networks whose headers are believed; everybody who can reach a Unix socket.
+
+    An IPv4 address that is mapped into IPv6 is the IPv4 address, on either side.
+    """
 
     def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = [ipaddress.ip_network(network) for network in networks]
+        self._networks = [_unmapped(ipaddress.ip_network(network)) for network in networks]
 
     def trust(self, client_address: Any) -> bool:
         """Whether the peer at this address, as of `accept`, is one of them."""
@@ -37,6 +43,14 @@ class TrustedProxies:
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         return any(address in network for network in self._networks)
+
+
+def _unmapped(
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        return ipaddress.IPv4Network((network.network_address.packed[12:], network.prefixlen - 96))
+    return network
 
 
 async def read_header(

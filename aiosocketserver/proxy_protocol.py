@@ -54,10 +54,13 @@ class ProxyHeader:
     """1 or 2."""
 
     source: Any = None
-    """The client's address, as `accept` would tell it.
+    """The client's address, as `accept` on a socket of its family tells and spells it.
 
-    None for a connection of the proxy's own, as a health check, and where the proxy
-    does not know.
+    `(host, port)`, for IPv6 `(host, port, 0, 0)`, and a name for Unix sockets, whatever
+    family the server's own socket has. `host` is in the form of inet_ntop(3):
+    "2001:db8::1", and "::ffff:192.0.2.1" when the proxy says that an IPv4 address is
+    mapped into IPv6. None for a connection of the proxy's own, as a health check, and
+    where the proxy does not know.
     """
 
     destination: Any = None
@@ -128,7 +131,7 @@ def _parse_v1(data: bytes) -> tuple[ProxyHeader, int] | None:
     version = int(match[1])
     try:
         source, destination = (
-            _ip_address(ipaddress.ip_address(host.decode()), int(port), version)
+            _parse_address(host.decode(), int(port), version)
             for host, port in ((match[2], match[4]), (match[3], match[5]))
         )
     except ValueError as error:
@@ -136,14 +139,21 @@ def _parse_v1(data: bytes) -> tuple[ProxyHeader, int] | None:
     return ProxyHeader(1, source, destination), end + 2
 
 
-def _ip_address(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, version: int
-) -> tuple[Any, ...]:
+def _parse_address(text: str, port: int, version: int) -> tuple[Any, ...]:
+    address = ipaddress.ip_address(text)
     if address.version != version:
         raise ValueError(f"{address} is no IPv{version} address")
     if port > 0xFFFF:
         raise ValueError(f"{port} is no port")
-    return (str(address), port) if version == 4 else (str(address), port, 0, 0)
+    return _ip_address(address.packed, port)
+
+
+def _ip_address(packed: bytes, port: int) -> tuple[Any, ...]:
+    # As accept() spells it, on which str() of ipaddress does not agree with inet_ntop(3):
+    # not in each version of Python for mapped addresses, and in none for "::192.0.2.1".
+    if len(packed) == 4:
+        return socket.inet_ntop(socket.AF_INET, packed), port
+    return socket.inet_ntop(socket.AF_INET6, packed), port, 0, 0
 
 
 def _parse_v2(data: bytes) -> tuple[ProxyHeader, int] | None:
@@ -180,10 +190,8 @@ def _parse_v2(data: bytes) -> tuple[ProxyHeader, int] | None:
     if family == _V2_UNIX:
         source, destination = (_unix_address(field) for field in fields)
     else:
-        name = socket.AF_INET if family == _V2_INET else socket.AF_INET6
-        flow = () if family == _V2_INET else (0, 0)
         source, destination = (
-            (socket.inet_ntop(name, host), port, *flow)
+            _ip_address(host, port)
             for host, port in ((fields[0], fields[2]), (fields[1], fields[3]))
         )
     tlvs = tuple(parse_tlvs(data[_V2_HEAD.size + layout.size : end]))
