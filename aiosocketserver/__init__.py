@@ -1,6 +1,9 @@
 """socketserver's classes and hooks on an asyncio event loop.
 
 Handlers are coroutines (`async def handle`), or legacy ones in threads and children.
+
+PYTEST_DONT_REWRITE: the package has a plugin for pytest, which would warn that the
+package is imported already, as it is under `python -m aiosocketserver.compat -m pytest`.
 """
 
 from __future__ import annotations
