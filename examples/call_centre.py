@@ -1,4 +1,4 @@
-"""The 10086 service: greets its caller, who dials `0` for an operator and `exit` to hang up.
+"""The telephone of a bakery: a caller dials `0` to talk to somebody, and `exit` to hang up.
 
 Callers send their inputs without anything between them, so that TCP may cut and join
 them. `0` and `exit` are understood as soon as they have come; anything else ends with a
@@ -9,8 +9,8 @@ in threads, under `aiosocketserver.compat`: one import is all that differs.
 
 Start it, and call it from another terminal; Ctrl-C ends it:
 
-    python examples/call_centre.py [--legacy] [PORT]        (8009)
-    nc 127.0.0.1 8009
+    python examples/call_centre.py [--legacy] [PORT]        (9999)
+    nc 127.0.0.1 9999
 """
 
 import argparse
@@ -22,13 +22,13 @@ import sys
 from aiosocketserver import BaseRequestHandler, StartError, compat, run
 
 GREETING = (
-    "欢迎致电 10086,请输入1xxx,0转人工服务.\n"
-    "Welcome to 10086. Please enter 1xxx, or 0 for an operator.\n"
+    "您好! 这里是面包房. 按 0 找店员.\n"
+    "This is the bakery. Dial 0 to talk to somebody, exit to hang up.\n"
 ).encode()
-RECORDED = "通过可能会被录音.\nYour call may be recorded.\n".encode()
-AGAIN = "请重新输入.\nPlease enter it again.\n".encode()
+PUT_THROUGH = "店员这就来.\nSomebody is on the way to the phone.\n".encode()
+UNKNOWN = "没听懂.\nNothing is known by that number.\n".encode()
 
-OPERATOR, EXIT = b"0", b"exit"
+SOMEBODY, EXIT = b"0", b"exit"
 # Seconds without a byte after which an input is taken as it is.
 PAUSE = 0.2
 # Bytes of one input; what is longer is not waited for.
@@ -79,7 +79,7 @@ class Call(BaseRequestHandler):
             for each in entered:
                 if each == EXIT:
                     return
-                await self.request.sendall(RECORDED if each == OPERATOR else AGAIN)
+                await self.request.sendall(PUT_THROUGH if each == SOMEBODY else UNKNOWN)
 
 
 class LegacyCall(compat.BaseRequestHandler):
@@ -96,7 +96,7 @@ class LegacyCall(compat.BaseRequestHandler):
             for each in entered:
                 if each == EXIT:
                     return
-                self.request.sendall(RECORDED if each == OPERATOR else AGAIN)
+                self.request.sendall(PUT_THROUGH if each == SOMEBODY else UNKNOWN)
 
 
 def serve_legacy(port: int) -> None:
@@ -109,9 +109,9 @@ def serve_legacy(port: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The 10086 service.")
+    parser = argparse.ArgumentParser(description="The telephone of a bakery.")
     parser.add_argument("--legacy", action="store_true", help="the handler made for socketserver")
-    parser.add_argument("port", nargs="?", type=int, default=8009)
+    parser.add_argument("port", nargs="?", type=int, default=9999)
     arguments = parser.parse_args()
     logging.basicConfig(level="INFO", format="%(message)s")
     try:

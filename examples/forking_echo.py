@@ -22,10 +22,10 @@ from aiosocketserver import ForkingMixIn, StartError, TCPServer, run
 class Echo(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         while data := self.request.recv(1024):
-            self.request.sendall(b"received %d : %b" % (os.getpid(), data))
+            self.request.sendall(b"process %d heard: %b" % (os.getpid(), data))
 
 
-class ForkingServer(ForkingMixIn, TCPServer):
+class EchoServer(ForkingMixIn, TCPServer):
     """The mix-in comes first, as in socketserver."""
 
     max_children = 20
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("bind", nargs="?", default="tcp://127.0.0.1:9999")
     arguments = parser.parse_args()
     logging.basicConfig(level="INFO", format="%(message)s")
-    make_server = functools.partial(ForkingServer, RequestHandlerClass=Echo)
+    make_server = functools.partial(EchoServer, RequestHandlerClass=Echo)
     try:
         sys.exit(run(make_server, arguments.bind, shutdown_timeout=1))
     except StartError as error:

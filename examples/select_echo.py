@@ -1,4 +1,4 @@
-"""An echo whose output is queued for each client, and two more programs of the same tutorial.
+"""An echo whose output is queued for each client, and two simpler servers beside it.
 
 With select() a server keeps a list of its clients, a queue of output for each, and asks
 which of them is ready. Here a handler is two tasks with a queue between them: one reads,
@@ -6,12 +6,12 @@ the other sends. The queue is bounded, so that a client which sends and never re
 stopped by its own TCP window, and costs no memory.
 
     queued       the echo with queues
-    blocking     the same for socketserver, five bytes at a time, in threads
-    hello        greets and closes
+    blocking     the same for socketserver, a few bytes at a time, in threads
+    greet        greets and closes
 
 Start it, and talk to it from another terminal; Ctrl-C or SIGTERM stops it:
 
-    python examples/select_echo.py [queued|blocking|hello] [BIND]     (tcp://127.0.0.1:9999)
+    python examples/select_echo.py [queued|blocking|greet] [BIND]     (tcp://127.0.0.1:9999)
     nc 127.0.0.1 9999
 """
 
@@ -47,19 +47,19 @@ async def send_from(queue: asyncio.Queue[bytes], sock: StreamSocket) -> None:
 
 class BlockingEcho(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        while data := self.request.recv(5):
+        while data := self.request.recv(8):
             self.request.sendall(data)
 
 
-class Hello(BaseRequestHandler):
+class Greet(BaseRequestHandler):
     async def handle(self) -> None:
-        await self.request.sendall(b"hello")
+        await self.request.sendall(b"good day\n")
 
 
 HANDLERS: dict[str, type[socketserver.BaseRequestHandler] | type[BaseRequestHandler]] = {
     "queued": QueuedEcho,
     "blocking": BlockingEcho,
-    "hello": Hello,
+    "greet": Greet,
 }
 
 

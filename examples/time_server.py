@@ -27,7 +27,7 @@ from aiosocketserver import BaseRequestHandler, StartError, run
 
 
 def stamped(data: bytes) -> bytes:
-    return b"[%b] %b" % (time.ctime().encode(), data)
+    return b"%b | %b" % (time.ctime().encode(), data)
 
 
 class BlockingTime(socketserver.BaseRequestHandler):

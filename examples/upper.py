@@ -1,7 +1,7 @@
 """A server that sends back in upper case what it gets, on each of the four kinds of socket.
 
 The handlers are a coroutine, or one made for socketserver that runs in threads or in
-children. They answer each piece as it comes, as the tutorial's server did: nothing tells
+children. They answer each piece as it comes, as servers in tutorials do: nothing tells
 where a message ends.
 
 Start it, and talk to it from another terminal; Ctrl-C or SIGTERM stops it:

@@ -32,7 +32,7 @@ class Peer:
             self.socket.connect(("127.0.0.1", port))
             if name:
                 self.send(Message("name", name))
-                assert self.receive() == Message("client", f"{name}@127.0.0.1")
+                assert self.receive() == Message("welcome", f"{name}@127.0.0.1")
         except BaseException:
             self.close()
             raise
@@ -81,12 +81,12 @@ def frame(payload: bytes) -> bytes:
 
 
 def joined(number: int, name: str) -> str:
-    return f"(Connected: New client ({number}) from {name}@127.0.0.1)"
+    return f"* {name}@127.0.0.1 has come in ({number} in the room)"
 
 
 def left(name: str) -> str:
-    return f"(Now hung up: Client from {name}@127.0.0.1)"
+    return f"* {name}@127.0.0.1 has left"
 
 
 def said(name: str, text: str) -> str:
-    return f"#[{name}@127.0.0.1]>> {text}"
+    return f"{name}@127.0.0.1: {text}"

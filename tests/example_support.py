@@ -11,6 +11,7 @@ from tests.deploy_support import ROOT, SERVING, Command
 
 TIMEOUT = 20
 LOOPS = ["asyncio", "uvloop"]
+CALL_CENTRES = [*LOOPS, "legacy"]
 
 
 @contextlib.contextmanager
@@ -47,6 +48,14 @@ def running(
             assert program.end() == code, program.lines
     finally:
         program.close()
+
+
+def call_centre(kind: str, folder: Path) -> contextlib.AbstractContextManager[Command]:
+    """call_centre.py on a loop, or in threads when `kind` is "legacy"."""
+    if kind == "legacy":
+        # As a program of socketserver's does, it ends by the signal.
+        return running("call_centre", "--legacy", "0", folder=folder, code=-15)
+    return running("call_centre", "0", loop=kind, folder=folder)
 
 
 def problem(name: str, *arguments: str) -> str:

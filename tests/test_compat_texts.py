@@ -1,8 +1,8 @@
-"""The programs of the texts that this project grew from: they print what they print.
+"""Programs of the kind that tutorials of socketserver have: they print what they print.
 
-In Python 3, and otherwise in the form in which such texts have them: a server class with a mix-in,
-a handler that calls the socket, clients beside it or in the same file. Run as they are, after the
-one changed line, and without a changed line on the command line of compat.
+They make the calls that such programs make: a server class with a mix-in, a handler that calls
+the socket, clients beside it or in the same file. Run as they are, after the one changed line, and
+without a changed line on the command line of compat.
 """
 
 import os
@@ -17,135 +17,134 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 30
 
 THREADED = """
-class ThreadedHandler(SocketServer.BaseRequestHandler):
+class Clerk(SocketServer.BaseRequestHandler):
     def handle(self):
-        data = self.request.recv(1024)
-        current_thread = threading.current_thread()
-        self.request.sendall(b"%s: %s" % (current_thread.name.encode(), data))
+        question = self.request.recv(1024)
+        worker = threading.current_thread()
+        self.request.sendall(b"%s answers %s" % (worker.name.encode(), question))
 
-class ThreadedServer(SocketServer.ThreadingMixIn, SocketServer.TCPServer):
+class Desk(SocketServer.ThreadingMixIn, SocketServer.TCPServer):
     pass
 
-def client(ip, port, message):
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.connect((ip, port))
+def visit(host, number, question):
+    visitor = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    visitor.connect((host, number))
     try:
-        sock.sendall(message)
-        print("Client received: %s" % sock.recv(1024))
+        visitor.sendall(question)
+        print("the desk: %s" % visitor.recv(1024))
     finally:
-        sock.close()
+        visitor.close()
 
 if __name__ == "__main__":
-    server = ThreadedServer(("localhost", 0), ThreadedHandler)
-    ip, port = server.server_address
-    server_thread = threading.Thread(target=server.serve_forever)
-    server_thread.daemon = True
-    server_thread.start()
-    print("Server loop running on thread: %s" % server_thread.name)
-    client(ip, port, b"Hello from Client 1")
-    client(ip, port, b"Hello from Client 2")
-    client(ip, port, b"Hello from Client 3")
-    server.shutdown()
+    desk = Desk(("localhost", 0), Clerk)
+    host, number = desk.server_address
+    opening = threading.Thread(target=desk.serve_forever)
+    opening.daemon = True
+    opening.start()
+    print("open in %s" % opening.name)
+    for question in (b"where is it?", b"how far?", b"how long?"):
+        visit(host, number, question)
+    desk.shutdown()
 """
 
 FORKED = """
-class ForkedHandler(SocketServer.BaseRequestHandler):
+class Copyist(SocketServer.BaseRequestHandler):
     def handle(self):
-        data = self.request.recv(1024)
-        response = b"%d: %s" % (os.getpid(), data)
-        print("Server sending response: %s" % response)
-        print("Server is about to send it")
-        self.request.send(b"received " + response)
+        page = self.request.recv(1024)
+        copy = b"%d copies %s" % (os.getpid(), page)
+        print("a copy: %s" % copy)
+        print("it leaves the workshop")
+        self.request.send(b"here, " + copy)
 
-class ForkedServer(SocketServer.ForkingMixIn, SocketServer.TCPServer):
+class Workshop(SocketServer.ForkingMixIn, SocketServer.TCPServer):
     pass
 
-class Client:
-    def __init__(self, ip, port):
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self.sock.connect((ip, port))
+class Customer:
+    def __init__(self, host, number):
+        self.counter = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.counter.connect((host, number))
 
-    def run(self):
-        print("PID %s sends a message" % os.getpid())
-        self.sock.send(b"Hello echo server!")
-        print("PID %s received: %s" % (os.getpid(), self.sock.recv(1024)))
+    def order(self):
+        print("%s brings a page" % os.getpid())
+        self.counter.send(b"a page of a book")
+        print("%s takes home: %s" % (os.getpid(), self.counter.recv(1024)))
 
-    def shutdown(self):
-        self.sock.close()
+    def leave(self):
+        self.counter.close()
 
 if __name__ == "__main__":
-    server = ForkedServer(("localhost", 0), ForkedHandler)
-    ip, port = server.server_address
-    server_thread = threading.Thread(target=server.serve_forever)
-    server_thread.daemon = True
-    server_thread.start()
-    print("Server loop running PID: %s" % os.getpid())
-    clients = [Client(ip, port), Client(ip, port)]
-    for client in clients:
-        client.run()
-    server.shutdown()
-    for client in clients:
-        client.shutdown()
-    server.socket.close()
+    workshop = Workshop(("localhost", 0), Copyist)
+    host, number = workshop.server_address
+    opening = threading.Thread(target=workshop.serve_forever)
+    opening.daemon = True
+    opening.start()
+    print("open in process %s" % os.getpid())
+    customers = [Customer(host, number), Customer(host, number)]
+    for customer in customers:
+        customer.order()
+    workshop.shutdown()
+    for customer in customers:
+        customer.leave()
+    workshop.socket.close()
 """
 
 MENU = """
-class Menu(SocketServer.BaseRequestHandler):
+class Kiosk(SocketServer.BaseRequestHandler):
     def handle(self):
-        conn = self.request
-        conn.sendall("welcome: 1 to go on, 0 for somebody".encode())
-        flag = True
-        while flag:
-            data = conn.recv(1024)
-            if data == b"exit":
-                flag = False
-            elif data == b"0":
-                conn.sendall(b"this may be recorded")
+        window = self.request
+        window.sendall("tickets: a number of zones, or help".encode())
+        open_for_them = True
+        while open_for_them:
+            choice = window.recv(1024)
+            if choice == b"leave":
+                open_for_them = False
+            elif choice == b"help":
+                window.sendall(b"there are nine zones")
             else:
-                conn.sendall(b"once more, please")
+                window.sendall(b"no such zone")
 
 if __name__ == "__main__":
-    server = SocketServer.ThreadingTCPServer(("127.0.0.1", 0), Menu)
-    print(server.server_address)
-    server.serve_forever()
+    kiosk = SocketServer.ThreadingTCPServer(("127.0.0.1", 0), Kiosk)
+    print(kiosk.server_address)
+    kiosk.serve_forever()
 """
 
 ECHO = """
-class Echo(SocketServer.BaseRequestHandler):
+class Parrot(SocketServer.BaseRequestHandler):
     def handle(self):
-        conn = self.request
+        perch = self.request
         while True:
-            recv_data = conn.recv(5)
-            if not recv_data:
+            words = perch.recv(5)
+            if not words:
                 break
-            conn.sendall(recv_data)
+            perch.sendall(words)
 
 if __name__ == "__main__":
-    server = SocketServer.ThreadingTCPServer(("127.0.0.1", 0), Echo)
-    print(server.server_address)
-    server.serve_forever()
+    cage = SocketServer.ThreadingTCPServer(("127.0.0.1", 0), Parrot)
+    print(cage.server_address)
+    cage.serve_forever()
 """
 
 UPPER = """
-class Upper(SocketServer.BaseRequestHandler):
+class Shout(SocketServer.BaseRequestHandler):
     def handle(self):
         while True:
             try:
-                self.data = self.request.recv(1024).strip()
-                if not self.data:
+                self.whisper = self.request.recv(1024).strip()
+                if not self.whisper:
                     break
-                print("a client wrote:")
-                print(self.data)
-                self.request.send(self.data.upper())
-            except ConnectionResetError as e:
-                print("a client has gone", e)
+                print("somebody whispers:")
+                print(self.whisper)
+                self.request.send(self.whisper.upper())
+            except ConnectionResetError as reason:
+                print("nobody is there any more:", reason)
                 break
 
 if __name__ == "__main__":
-    server = SocketServer.ThreadingTCPServer(("127.0.0.1", 0), Upper)
-    print(server.server_address)
-    print("server has started".center(70, "="))
-    server.serve_forever()
+    hall = SocketServer.ThreadingTCPServer(("127.0.0.1", 0), Shout)
+    print(hall.server_address)
+    print("the hall is open".center(40, "-"))
+    hall.serve_forever()
 """
 
 IMPORTS = "import os, socket, threading\n"
@@ -237,9 +236,9 @@ def test_program_with_its_clients_prints_the_same(
 ) -> None:
     environment["FOLDER"] = str(tmp_path)
     expected = output(program, (STANDARD, []), environment, flag)
-    assert "received: " in expected
+    assert ("the desk: " if program is THREADED else "takes home: ") in expected
     if program is THREADED:
-        assert "Thread-4 (process_request_thread): Hello from Client 3" in expected
+        assert "Thread-4 (process_request_thread) answers how long?" in expected
     assert output(program, WAYS[way], environment, flag) == expected
 
 
@@ -247,7 +246,7 @@ def test_program_with_its_clients_prints_the_same(
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        (MENU, [b"0", b"7", b"exit"]),
+        (MENU, [b"help", b"12", b"leave"]),
         (ECHO, [b"12345", b"ab"]),
         (UPPER, [b"hello\n", b"there\n"]),
     ],

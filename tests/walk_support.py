@@ -28,7 +28,7 @@ from tests.terminal_support import Terminal
 
 # Where an address ends in one; then the same number is that port on the whole page.
 _PORT = re.compile(r'(?<=127\.0\.0\.1)(?:[: ]|", )(\d{4,5})\b')
-_PROCESS_ID = re.compile(r"(?<=\[)\d+(?=\])|(?<=\breceived )\d+(?= : )")
+_PROCESS_ID = re.compile(r"(?<=\[)\d+(?=\])|(?<=\bprocess )\d+(?= heard: )")
 
 # What is another in each run, and as good.
 _VARYING = re.compile(

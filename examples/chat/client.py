@@ -36,7 +36,7 @@ async def chat(login: Message, host: str, port: int) -> str:
     with closing(writer), patch_stdout():
         writer.write(encode(login))
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            answer = await receive(reader.readexactly, "client", "error")
+            answer = await receive(reader.readexactly, "welcome", "error")
         if answer is None:
             return CLOSED
         if answer.kind == "error":
@@ -81,7 +81,7 @@ async def speak(lines: AsyncIterator[str], writer: asyncio.StreamWriter) -> None
 
 
 async def typed_lines(label: str) -> AsyncIterator[str]:
-    session = PromptSession[str](f"[{label}]> ")
+    session = PromptSession[str](f"{label}> ")
     while True:
         try:
             line = await session.prompt_async()

@@ -1,6 +1,6 @@
 """The messages of the chat, and their form on the network: JSON behind its length.
 
-The tutorial's chat sent pickles. Whoever can send a pickle to a program that loads it can run
+Tutorials have chats that send pickles. Whoever can send a pickle to a program that loads it can run
 any code there: "The pickle module is not secure. Only unpickle data you trust", says the warning
 in its documentation (https://docs.python.org/3/library/pickle.html). JSON is data only.
 
@@ -9,7 +9,7 @@ one member, as {"text": "hello"}. Its key is the kind of the message, its value 
 
     name      from the client, first: who it wants to be
     text      from the client: what it says
-    client    from the server, first: NAME@HOST, when the client is let in
+    welcome   from the server, first: NAME@HOST, when the client is let in
     line      from the server: a line for the screen
     error     from the server, last: why it closes the connection
 
@@ -28,7 +28,7 @@ SIZE_BYTES = 4
 # Each `name` and `text` fits, even if its sender's JSON escapes every character.
 MAX_SIZE = 8 * 1024
 # The most characters of each kind. A `line` is a `text` behind its sender's NAME@HOST.
-MAX_LENGTH = {"name": 32, "text": 500, "client": 120, "line": 700, "error": 200}
+MAX_LENGTH = {"name": 32, "text": 500, "welcome": 120, "line": 700, "error": 200}
 
 NAME = re.compile(r"[\w.-]+")
 # Controls, formats (they turn the direction of writing, or cannot be seen), lone surrogates,

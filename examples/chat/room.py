@@ -20,7 +20,7 @@ class Member:
         self.label = f"{name}@{host}"
         # Frames, which all members share; None after the last one.
         self.outgoing: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.outgoing.put_nowait(encode(Message("client", self.label)))
+        self.outgoing.put_nowait(encode(Message("welcome", self.label)))
 
     def end(self, reason: str) -> None:
         """Send nothing more than what is in the queue, and the reason if there is one."""
@@ -43,21 +43,21 @@ class Room:
         member = Member(name, host)
         self._members.add(member)
         number = len(self._members)
-        self._announce(f"(Connected: New client ({number}) from {member.label})", member)
+        self._announce(f"* {member.label} has come in ({number} in the room)", member)
         return member
 
     def say(self, member: Member, text: str) -> None:
         """Tell the others what a member says."""
         # One that has to leave may still be heard.
         if member in self._members:
-            self._tell_others(member, f"#[{member.label}]>> {text}")
+            self._tell_others(member, f"{member.label}: {text}")
 
     def leave(self, member: Member, reason: str = "") -> None:
         """Let a member go, for a reason if it does not want to. Nothing if it has gone."""
         if member in self._members:
             self._members.remove(member)
             member.end(reason)
-            self._announce(f"(Now hung up: Client from {member.label})", member)
+            self._announce(f"* {member.label} has left", member)
 
     def close(self) -> None:
         """Let everybody go."""

@@ -29,9 +29,9 @@ RUBBISH = {
     frame(b""): "a message is JSON in UTF-8",
     frame(b'["text", "hello"]'): "a message is a JSON object with one member, a string",
     frame(b'{"text": 5}'): "a message is a JSON object with one member, a string",
-    frame(b'{"line": "(Now hung up: everybody)"}'): "a message is due that is: ",
+    frame(b'{"line": "* everybody has left"}'): "a message is due that is: ",
 }
-AS_NAME = {frame(b'{"name": "bob]>> "}'): "a name has only letters, digits and"}
+AS_NAME = {frame(b'{"name": "bob: "}'): "a name has only letters, digits and"}
 AS_TEXT = {frame(b'{"text": "\\u001b[2J"}'): "a text has no control characters"}
 
 
@@ -75,7 +75,7 @@ def test_frames_in_any_pieces(loop: str, tmp_path: Path) -> None:
         alice.socket.shutdown(socket.SHUT_WR)
         bob.hears(left("alice"))
         bob.say("she is gone")
-        assert alice.receive() == Message("client", "alice@127.0.0.1")
+        assert alice.receive() == Message("welcome", "alice@127.0.0.1")
         assert alice.receive() is None
 
 

@@ -92,7 +92,7 @@ class Terminal:
 
 
 def prompt(name: str, typed: str = "") -> str:
-    return f"[{name}@127.0.0.1]> {typed}".rstrip()
+    return f"{name}@127.0.0.1> {typed}".rstrip()
 
 
 # At terminals
@@ -272,7 +272,7 @@ def false_server(**stdin: Any) -> Generator[tuple[socket.socket, "subprocess.Pop
         listener.settimeout(TIMEOUT)
         server, _ = listener.accept()
         with server:
-            server.sendall(encode(Message("client", "alice")))
+            server.sendall(encode(Message("welcome", "alice")))
             yield server, alice
 
 

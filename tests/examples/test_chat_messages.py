@@ -116,7 +116,7 @@ class TestMessages:
     @pytest.mark.parametrize(
         ("kind", "text", "problem"),
         [
-            ("shout", "hello", "a message is one of: name, text, client, line, error"),
+            ("shout", "hello", "a message is one of: name, text, welcome, line, error"),
             ("\x1b[2J", "hello", "a message is one of: name"),
             ("text", "", "a text has 1 to 500 characters, not 0"),
             ("text", "x" * 501, "a text has 1 to 500 characters, not 501"),
@@ -191,9 +191,9 @@ class TestRoom:
         room.leave(bob)
         assert told(alice) == [
             "alice@127.0.0.1",
-            "(Connected: New client (2) from bob@::1)",
-            "#[bob@::1]>> hello",
-            "(Now hung up: Client from bob@::1)",
+            "* bob@::1 has come in (2 in the room)",
+            "bob@::1: hello",
+            "* bob@::1 has left",
         ]
         assert told(bob) == ["bob@::1", "end"]
 
@@ -214,8 +214,8 @@ class TestRoom:
         for number in range(MAX_QUEUE):
             told(bob)
             room.say(alice, str(number))
-        assert "(Now hung up: Client from carol@127.0.0.1)" in told(alice)
-        assert told(bob)[-1] == "(Now hung up: Client from carol@127.0.0.1)"
+        assert "* carol@127.0.0.1 has left" in told(alice)
+        assert told(bob)[-1] == "* carol@127.0.0.1 has left"
         assert told(carol)[-2:] == ["too slow", "end"]
 
     def test_all_may_be_too_slow_at_once(self) -> None:
