@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from queue import Empty, SimpleQueue
+from typing import Any
 
 # Seconds that a thread waits for its next job. Trio and anyio chose 10 as well: long
 # enough for the gaps of a busy server, short enough to give a burst's threads back.
@@ -263,17 +265,35 @@ class _Worker(threading.Thread):
                 return
 
     def _run_job(self, job: Job) -> None:
+        """Run it as a new thread would, whatever the job before has done to this thread."""
         job._worker = self
         own_name = self.name
         if job.name is not None:
             self.name = job.name
+        attributes = self.__dict__
+        own = len(attributes)
+        # As a thread that begins now. This one may have begun before they were set.
+        if (trace := threading.gettrace()) is not None:
+            sys.settrace(trace)
+        if (profile := threading.getprofile()) is not None:
+            sys.setprofile(profile)
         try:
             job.context.run(job.function)
         except BaseException:  # noqa: BLE001 - reported, as a thread of its own would
             # SystemExit too, which the hook is silent about.
             threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), self]))
         finally:
+            # Now, and not when the next job begins: a debugger that stops at each line
+            # would stop among the jobs of others.
+            if sys.gettrace() is not None:
+                sys.settrace(None)
+            if sys.getprofile() is not None:
+                sys.setprofile(None)
             self.name = own_name
+            if len(attributes) != own:
+                for name in list(attributes)[own:]:
+                    del attributes[name]
+            _forget_event_loop()
             # Nothing that the job holds may live on while somebody keeps the job.
             del job.function, job.context
 
@@ -285,6 +305,22 @@ class _Worker(threading.Thread):
             except Empty:
                 if self.pool._leave(self):
                     return False
+
+
+def _forget_event_loop() -> None:
+    """Let go of the loop that a job has made this thread's own, with `asyncio.set_event_loop`.
+
+    It is closed, as a rule, and the next job, which asks for the loop before it makes
+    one, would get it. To set none for each job would take far longer than to look.
+    """
+    policy: Any = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
+    try:
+        loop = None if policy is None else policy._local._loop
+    except AttributeError:
+        # A policy of somebody's own, which keeps its loops in its own way.
+        return
+    if loop is not None:
+        asyncio.set_event_loop(None)
 
 
 _pools: weakref.WeakSet[ThreadPool] = weakref.WeakSet()
