@@ -313,7 +313,8 @@ def _forget_event_loop() -> None:
     It is closed, as a rule, and the next job, which asks for the loop before it makes
     one, would get it. To set none for each job would take far longer than to look.
     """
-    policy: Any = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
+    # Python 3.16 has no policies any more.
+    policy: Any = getattr(asyncio.events, "_event_loop_policy", None)
     try:
         loop = None if policy is None else policy._local._loop
     except AttributeError:
