@@ -95,7 +95,7 @@ def bind(
 ) -> SocketPath | None:
     """Bind `sock`, with errors that name the address; the path that a Unix socket has now.
 
-    A Unix path where a socket lies that nobody listens on is replaced; one of a live
+    A Unix path where a socket lies that nobody has open is replaced; one of a live
     server is OSError (EADDRINUSE), and any other file is left alone: FileExistsError.
     With a mode nobody but this process's user can reach it before it has its owner and
     that mode. Raises ValueError for mode and owner of an address that is not a path,
@@ -197,7 +197,11 @@ def _claim_path(path: str | bytes, kind: int) -> None:
 
 
 def _is_alive(path: str | bytes, kind: int) -> bool:
-    with socket.socket(socket.AF_UNIX, kind) as probe:
+    """Whether a process has the socket at `path` open, where a socket of `kind` belongs."""
+    # With the other type connect(2) tells whether there is a socket (EPROTOTYPE), also one
+    # that does not listen yet, and connects to none: its server is not disturbed.
+    other = socket.SOCK_DGRAM if kind == socket.SOCK_STREAM else socket.SOCK_STREAM
+    with socket.socket(socket.AF_UNIX, other) as probe:
         # A full backlog would make a blocking connect() wait.
         probe.setblocking(False)
         try:
@@ -205,7 +209,7 @@ def _is_alive(path: str | bytes, kind: int) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:
-            # EAGAIN: its backlog is full; EPROTOTYPE: it is a socket of another type.
+            # EAGAIN: it is of the other type, and its backlog is full.
             return True
         return True
 
@@ -230,16 +234,12 @@ class SocketPath:
         that the next server replaces, when it cannot be removed (after privileges were
         dropped, for example), or when that cannot be asked because the path is too long.
         """
-        kind = sock.type
         if os.getpid() == self._bound_by:
             self._remove()
             sock.close()
             return
         sock.close()
-        # With the wrong type connect(2) tells whether there is a socket (EPROTOTYPE), and
-        # connects to none: the others are not disturbed.
-        other = socket.SOCK_DGRAM if kind == socket.SOCK_STREAM else socket.SOCK_STREAM
-        if not _is_alive(self._path, other):
+        if not _is_alive(self._path, sock.type):
             self._remove()
 
     def _remove(self) -> None:

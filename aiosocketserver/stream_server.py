@@ -346,7 +346,7 @@ if hasattr(socket, "AF_UNIX"):
     class UnixStreamServer(TCPServer):
         """A server on Unix stream sockets. The address is a path, or `"\\0name"` (Linux).
 
-        A path where a socket lies that nobody listens on is replaced, and the path is
+        A path where a socket lies that nobody has open is replaced, and the path is
         removed by `server_close`; see `aiosocketserver.addresses.bind`.
         """
 

@@ -28,7 +28,8 @@ class CertificateFiles:
       without one, clients need none
     - alpn_protocols: what is offered by ALPN, as ("h2", "http/1.1")
 
-    The rest is as `ssl.create_default_context` has it.
+    The rest is as `ssl.create_default_context` has it. Relative names are those of the
+    working directory in which this is made, also when the files are loaded anew.
     """
 
     def __init__(
@@ -40,9 +41,9 @@ class CertificateFiles:
         client_ca_file: str | os.PathLike[str] | None = None,
         alpn_protocols: Sequence[str] = (),
     ) -> None:
-        self.certfile = certfile
-        self.keyfile = keyfile
-        self.client_ca_file = client_ca_file
+        self.certfile = _absolute(certfile)
+        self.keyfile = None if keyfile is None else _absolute(keyfile)
+        self.client_ca_file = None if client_ca_file is None else _absolute(client_ca_file)
         self.alpn_protocols = tuple(alpn_protocols)
         self._password = password
 
@@ -138,6 +139,11 @@ class CertificateWatch:
             logger.exception("the certificates have changed and are not used: %s", error)
         else:
             logger.info("the certificates have changed and were loaded")
+
+
+def _absolute(file: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    # Not abspath(): with a link among the folders, ".." is not what the text says.
+    return file if os.path.isabs(file) else os.path.join(os.getcwd(), file)
 
 
 def _status(file: str | os.PathLike[str]) -> tuple[int, int, int] | None:

@@ -252,6 +252,31 @@ def test_a_live_server_of_another_type_or_with_a_full_backlog_is_left_alone(tmp_
 
 
 @pytest.mark.parametrize("server_class", UNIX)
+def test_a_server_that_starts_is_not_taken_for_a_stale_one(
+    tmp_path: Path, server_class: type[TCPServer]
+) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, server_class.socket_type) as starting:
+        starting.bind(str(path))
+        with pytest.raises(OSError, match="another server is listening"):
+            server_class(path, Hello)
+        assert path.is_socket()
+
+
+@pytest.mark.parametrize("server_class", UNIX)
+def test_a_live_server_is_not_disturbed_by_the_question_whether_it_lives(
+    tmp_path: Path, server_class: type[TCPServer]
+) -> None:
+    first = server_class(tmp_path / "s", Hello)
+    with pytest.raises(OSError, match="another server is listening"):
+        server_class(tmp_path / "s", Hello)
+    first.socket.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        first.get_request()
+    first.server_close()
+
+
+@pytest.mark.parametrize("server_class", UNIX)
 def test_a_stale_socket_is_replaced(tmp_path: Path, server_class: type[TCPServer]) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX, server_class.socket_type) as stale:

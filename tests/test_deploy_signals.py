@@ -113,12 +113,14 @@ def test_a_taken_address_is_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("target", ["application:Echo", "moves:Echo"])
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sighup_brings_the_new_certificate(workers: str, tmp_path: Path) -> None:
+def test_sighup_brings_the_new_certificate(workers: str, target: str, tmp_path: Path) -> None:
+    (tmp_path / "moves.py").write_text("import os\nfrom application import *\nos.chdir('/')\n")
     certificates = Certificates.make(tmp_path)
     arguments = (
-        *("application:Echo", "--bind", "tls://127.0.0.1:0", "--workers", workers),
-        *("--certfile", str(certificates.certfile), "--keyfile", str(certificates.keyfile)),
+        *(target, "--bind", "tls://127.0.0.1:0", "--workers", workers),
+        *("--certfile", certificates.certfile.name, "--keyfile", certificates.keyfile.name),
     )
 
     def names(port: int) -> set[str]:

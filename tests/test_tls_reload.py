@@ -54,6 +54,25 @@ async def test_new_connections_have_the_new_certificate(certificates: Certificat
             assert await reader.readline() == b"still here\n"
 
 
+async def test_relative_names_stay_those_of_the_directory_where_they_were_given(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    context = CertificateFiles(
+        certificates.certfile.name,
+        Path(certificates.keyfile.name),
+        client_ca_file=certificates.ca_file.name,
+    )
+    monkeypatch.chdir("/")
+    assert context.files == (
+        str(certificates.certfile),
+        str(certificates.keyfile),
+        str(certificates.ca_file),
+    )
+    async with TCPServer(LOCALHOST, Echo, ssl_context=context) as server:
+        server.reload_tls()
+
+
 def spoil_key(certificates: Certificates, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = Certificates.make(tmp_path / "other")

@@ -187,6 +187,9 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Options of the servers."""
 
+    certificates: CertificateFiles | None = field(init=False, default=None)
+    """What encrypted binds use."""
+
     def __post_init__(self) -> None:
         chosen_loop(self.loop)
         _check_choice("access_log", self.access_log, ACCESS_LOGS)
@@ -208,6 +211,12 @@ class Settings:
             except ValueError as error:
                 raise StartError(f"{name}: {error}") from None
         self._check_tls()
+        if self.certfile is not None:
+            # Here, for the target may change the working directory when it is imported.
+            certificates = CertificateFiles(
+                self.certfile, self.keyfile, client_ca_file=self.client_ca_file
+            )
+            object.__setattr__(self, "certificates", certificates)
         limit = self.options.get("max_connections")
         if limit is not None and limit < self.workers:
             raise StartError(
@@ -226,13 +235,6 @@ class Settings:
     def parsed_binds(self) -> list[Bind]:
         """The binds, read."""
         return [Bind.parse(text) for text in self.binds]
-
-    @property
-    def certificates(self) -> CertificateFiles | None:
-        """What encrypted binds use."""
-        if self.certfile is None:
-            return None
-        return CertificateFiles(self.certfile, self.keyfile, client_ca_file=self.client_ca_file)
 
 
 def chosen_loop(setting: str) -> str:
