@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 from ._handler_kinds import HandlerKind
 from ._in_progress import InTask
 from ._plain_socket import is_error_of
-from ._socket_timeouts import put_back, set_while_read
+from ._socket_timeouts import never_wait_to_read, put_back, set_while_read
+from .datagram_receiver import Arrival, DatagramReceiver
 from .datagram_socket import DatagramSocket, kernel_drops
 from .datagrams import DatagramDispatcher
+from .legacy_datagram_socket import LegacyDatagramSocket
 from .stream_server import TCPServer
 
 
@@ -26,7 +28,9 @@ class UDPServer(TCPServer):
     - address_family, allow_reuse_port: as in `TCPServer`
     - allow_reuse_address: False, as in socketserver: on UDP it would let another
       process take the port over
-    - max_packet_size: bytes of a datagram that are received, the rest is cut off; 8192
+    - max_packet_size: bytes of a datagram that are received, the rest is cut off, which
+      is counted and logged, and told to the handler (`DatagramSocket.truncated_from`);
+      8192
     - max_concurrency: datagrams that are served at once, also in threads or children;
       1024
     - max_queue: datagrams that wait to be served, before the newest is dropped and
@@ -69,8 +73,7 @@ class UDPServer(TCPServer):
     # Whether a sender waits while the socket's buffer is full, so that nothing is lost.
     _reliable = False
 
-    # Python's own waiting must not come in between: MSG_DONTWAIT decides.
-    _accept_timeout = None
+    _receiver: DatagramReceiver | None = None
 
     _dispatcher: DatagramDispatcher | None = None
     _datagram_socket: DatagramSocket | None = None
@@ -89,7 +92,8 @@ class UDPServer(TCPServer):
 
     def get_request(self) -> tuple[Any, Any]:
         """Receive one datagram: `(data, socket), client_address`. See `BaseServer.get_request`."""
-        data, client_address = self.socket.recvfrom(self.max_packet_size, socket.MSG_DONTWAIT)
+        receiver = self._receiver_of_socket()
+        data, client_address, receiver.last = receiver.receive()
         return (data, self.socket), client_address
 
     def shutdown_request(self, request: Any) -> None:
@@ -104,23 +108,34 @@ class UDPServer(TCPServer):
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
         self._datagram_socket = DatagramSocket(self.socket, loop)
 
+    def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        super()._attach(loop)
+        self._receiver_of_socket()
+        if self._kind is not HandlerKind.COROUTINE:
+            never_wait_to_read(self.socket)
+
+    def _timeout_while_read(self) -> float | None:
+        # Legacy handlers send on it, and wait in the kernel until there is room.
+        return 0.0 if self._kind is HandlerKind.COROUTINE else None
+
     def _check_listening(self) -> None:
         # TCPServer's does not apply.
         pass
 
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._dispatcher is None:
-            self._timeout_before_serving = set_while_read(self.socket, self._accept_timeout)
+            self._timeout_before_serving = set_while_read(self.socket, self._timeout_while_read())
             self._dispatcher = DatagramDispatcher(
                 loop,
                 self.socket,
                 self._requests,
                 self.statistics,
-                get_request=self.get_request,
+                get_request=self._next_request_if_any,
                 serve=self._serve,
                 max_requests=self._max_requests,
                 max_queue=self.max_queue,
                 reliable=self._reliable,
+                blocking=self._timeout_while_read() is None,
             )
         self._dispatcher.start()
 
@@ -154,22 +169,75 @@ class UDPServer(TCPServer):
         if self._dispatcher is not None:
             self._dispatcher.room_made()
 
-    def _prepared(self, entry: InTask) -> Any:
-        request = entry.request
-        # An overridden get_request() may return anything.
+    def _receiver_of_socket(self) -> DatagramReceiver:
+        receiver = self._receiver
         if (
-            self._kind is HandlerKind.COROUTINE
-            and isinstance(entry.request, tuple)
-            and request[1:] == (self.socket,)
+            receiver is None
+            or receiver.socket is not self.socket
+            or receiver.max_packet_size != self.max_packet_size
+            or receiver.timeout != self._timeout_while_read()
         ):
-            request = entry.request = request[0], self._datagram_socket
-        return request
+            receiver = self._receiver = DatagramReceiver(
+                self.socket, self.max_packet_size, self._timeout_while_read()
+            )
+        return receiver
+
+    def _next_request_if_any(self) -> tuple[Any, Any]:
+        if self._overrides_get_request:
+            return self._next_of_override()
+        assert self._receiver is not None
+        data, client_address, arrival = self._receiver.receive()
+        if arrival is not None:
+            self._count_truncated(arrival)
+        return (data, self._socket_for(client_address, arrival)), client_address
+
+    def _next_of_override(self) -> tuple[Any, Any]:
+        """What an overridden get_request() returns, which may read as it likes."""
+        receiver = self._receiver_of_socket()
+        # Like TCPServer's look whether there is one; and it tells what a plain recvfrom()
+        # does not.
+        peeked = receiver.last = receiver.peek()
+        request, client_address = self.get_request()
+        arrival = self._receiver_of_socket().last
+        match request:
+            case (data, sock) if sock is self.socket:
+                pass
+            case _:
+                data = sock = None
+        if arrival is peeked:
+            peeked.is_cut(data, self.max_packet_size)
+        self._count_truncated(arrival)
+        if sock is None:
+            return request, client_address
+        if arrival is not None and arrival.client_address != client_address:
+            # Another process that shares the socket took the one that was told of.
+            arrival = None
+        return (data, self._socket_for(client_address, arrival)), client_address
+
+    def _count_truncated(self, arrival: Arrival | None) -> None:
+        if arrival is not None and arrival.truncated_from is not None:
+            self.statistics.datagrams_truncated += 1
+            self._receiver_of_socket().log_truncated(arrival)
+
+    def _socket_for(self, client_address: Any, arrival: Arrival | None) -> object:
+        """The socket of the server as the handler of one datagram sees it."""
+        if self._kind is HandlerKind.COROUTINE:
+            assert self._datagram_socket is not None
+            return self._datagram_socket._of(arrival)
+        return LegacyDatagramSocket(self, arrival or Arrival(client_address))
+
+    def _prepared(self, entry: InTask) -> Any:
+        return entry.request
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
-        return self._kind is HandlerKind.COROUTINE and is_error_of(error, self._datagram_socket)
+        match request:
+            case (_, DatagramSocket() as sock):
+                return is_error_of(error, sock)
+            case _:
+                return False
 
     def _close_in_child(self, kept: object) -> None:
-        self._dispatcher = self._datagram_socket = None
+        self._dispatcher = self._datagram_socket = self._receiver = None
         super()._close_in_child(kept)
 
 

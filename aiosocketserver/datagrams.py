@@ -41,7 +41,8 @@ class DatagramDispatcher:
     BlockingIOError when there is none; `serve` serves one. At most `max_requests()` are
     in progress; then `max_queue` wait; then the newest is dropped and counted. A
     `reliable` socket, one whose senders wait while its buffer is full, is read no more
-    until there is room again. All methods run on the loop's thread.
+    until there is room again. `blocking` is what the descriptor has to be meanwhile. All
+    methods run on the loop's thread.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class DatagramDispatcher:
         max_requests: Callable[[], int],
         max_queue: int,
         reliable: bool,
+        blocking: bool,
     ) -> None:
         self._loop = loop
         self._socket = sock
@@ -66,6 +68,7 @@ class DatagramDispatcher:
         self._max_requests = max_requests
         self._max_queue = max_queue
         self._reliable = reliable
+        self._blocking = blocking
         # That of whoever serves, and not that of the request whose end makes room.
         self._context = copy_context()
         self._queue: deque[tuple[Any, Any]] = deque()
@@ -80,8 +83,8 @@ class DatagramDispatcher:
     def start(self) -> None:
         """Read from now on."""
         self._loop.add_reader(self._socket.fileno(), self._on_readable)
-        # uvloop makes the descriptor non-blocking, and legacy handlers send on it.
-        os.set_blocking(self._socket.fileno(), True)
+        # uvloop makes the descriptor non-blocking.
+        os.set_blocking(self._socket.fileno(), self._blocking)
         self._registered = True
 
     def stop(self) -> None:

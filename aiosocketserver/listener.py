@@ -129,6 +129,9 @@ class Listener:
             self._registered = False
 
     def _accept_batch(self) -> None:
+        if self._socket.gettimeout():
+            # Somebody has set a time-out meanwhile, and accept() would wait so long.
+            self._socket.settimeout(0)
         for _ in range(ACCEPT_BATCH if self._drained is None else self._remaining):
             # Also by the request before, whose task may have started eagerly.
             if self._stopped or self._suspended:

@@ -48,12 +48,16 @@ class RequestPipeline(RequestFailures):
     # Whether connections are encrypted.
     _secures = False
 
+    # Whether get_request() is overridden, so that nothing is known of how it reads.
+    _overrides_get_request = False
+
     # Whether nothing overridden lies between verify_request() and a coroutine handler.
     _goes_straight = False
 
     _kind: HandlerKind
 
     def _look_at_overrides(self) -> None:
+        self._overrides_get_request = not _is_of_this_package(self.get_request)
         finish_request = getattr(self.finish_request, "__func__", None)
         # The mix-ins' process_request() needs no watching.
         self._checks_processing = not _is_of_this_package(self.process_request)
@@ -151,8 +155,10 @@ class RequestPipeline(RequestFailures):
     def get_request(self) -> tuple[Any, Any]:
         """Take one request from the socket, and the client's address. May be overridden.
 
-        Called on the loop's thread when there is one. Must not block; raises
-        BlockingIOError when there is none.
+        Called on the loop's thread when there is one: an overridden one, as in
+        socketserver, for each request anew when the socket is readable. What it calls on
+        the server's socket does not wait but raises BlockingIOError, which it lets
+        through; anything else that blocks would block the loop.
         """
         raise NotImplementedError(f"{type(self).__qualname__} does not define get_request()")
 

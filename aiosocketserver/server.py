@@ -43,7 +43,8 @@ class BaseServer(DrainingServer):
     Methods that may be overridden, on the loop's thread unless said otherwise:
 
     - server_bind(), server_activate(), server_close(), fileno(): plain functions
-    - get_request() -> request, client_address: a plain function that must not block
+    - get_request() -> request, client_address: a plain function, which reads from the
+      server's socket as socketserver's would and must not block elsewhere
     - verify_request(request, client_address): may be a coroutine
     - process_request(request, client_address): may be a coroutine
     - finish_request(request, client_address): a coroutine for coroutine handlers; a
@@ -231,14 +232,16 @@ class BaseServer(DrainingServer):
 
     async def _next_request(self, loop: asyncio.AbstractEventLoop) -> tuple[Any, Any]:
         descriptor = self.fileno()
-        timeout = set_while_read(self.socket, self._accept_timeout)
+        timeout = set_while_read(self.socket, self._timeout_while_read())
         try:
             while True:
                 # What waits already is taken even with a time-out of 0.
                 if not is_ready(descriptor, select.POLLIN):
                     await until_readable(loop, descriptor)
+                    # uvloop makes the descriptor non-blocking.
+                    set_while_read(self.socket, self._timeout_while_read())
                 try:
-                    return self.get_request()
+                    return self._next_request_if_any()
                 except BlockingIOError:
                     # Another process that shares the socket was faster.
                     continue
@@ -246,9 +249,6 @@ class BaseServer(DrainingServer):
             raise cannot_watch(loop) from error
         finally:
             put_back(self.socket, timeout)
-
-    # What Python's time-out of the listening socket has to be while the loop reads it.
-    _accept_timeout: float | None = 0.0
 
     async def __aenter__(self) -> Self:
         return self
@@ -286,6 +286,14 @@ class BaseServer(DrainingServer):
         return self.socket.fileno()
 
     # What the kinds of sockets fill in
+
+    def _timeout_while_read(self) -> float | None:
+        """What the time-out of the server's own socket has to be while the loop reads it."""
+        return 0.0
+
+    def _next_request_if_any(self) -> tuple[Any, Any]:
+        """What get_request() returns. Never waits: BlockingIOError when there is none."""
+        return self.get_request()
 
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
         """Called before the server uses another loop than before."""

@@ -78,6 +78,9 @@ class Statistics:
     datagrams_dropped: int = 0
     """Datagrams dropped because `max_concurrency` handlers ran and `max_queue` waited."""
 
+    datagrams_truncated: int = 0
+    """Datagrams longer than `max_packet_size`, of which a handler got the beginning."""
+
     in_progress: AbstractSet[InProgress] = field(default=frozenset(), repr=False)
     """The requests that are in progress, for `active` and the bytes."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from typing import Any, TypeGuard, Unpack, cast
 
 from . import addresses
 from ._given_socket import check_given_socket
+from ._readiness import is_ready
 from ._socket_timeouts import put_back, set_while_read
 from ._ssl import has_ssl, ssl
 from ._tls_handshake import say_end
@@ -275,11 +278,13 @@ class TCPServer(ConnectionServer):
 
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._listener is None:
-            self._timeout_before_serving = set_while_read(self.socket, self._accept_timeout)
+            self._timeout_before_serving = set_while_read(self.socket, self._timeout_while_read())
             self._listener = Listener(
                 loop,
                 self.socket,
-                get_request=self.get_request,
+                get_request=(
+                    self._next_request_if_any if self._overrides_get_request else self.get_request
+                ),
                 may_accept=self._may_accept,
                 on_request=self._on_connection,
                 on_fatal=self._stop_because_of,
@@ -288,6 +293,15 @@ class TCPServer(ConnectionServer):
         self._listener.start()
         if self._watch is None and self._tls is not None and self.tls_reload_interval is not None:
             self._watch = CertificateWatch(loop, self._tls, self.tls_reload_interval)
+
+    def _next_request_if_any(self) -> tuple[Any, Any]:
+        # An overridden one may try again until there is somebody, as many that were
+        # written for a blocking socket do: on a loop it would do so for ever.
+        descriptor = self.socket.fileno()
+        asks = self._overrides_get_request and descriptor >= 0
+        if asks and not is_ready(descriptor, select.POLLIN):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return self.get_request()
 
     def _count_pause(self) -> None:
         self.statistics.accept_pauses += 1
@@ -338,7 +352,11 @@ def _is_secured(request: object) -> TypeGuard[ssl.SSLSocket]:
 
 
 def _is_datagram_of(sock: socket.socket, request: object) -> bool:
-    return isinstance(request, tuple) and sock in cast("tuple[object, ...]", request)
+    """Whether a request is answered on `sock`, as it is or as its handler sees it."""
+    if not isinstance(request, tuple):
+        return False
+    parts = cast("tuple[object, ...]", request)
+    return any(part is sock or getattr(part, "_sock", None) is sock for part in parts)
 
 
 if hasattr(socket, "AF_UNIX"):
