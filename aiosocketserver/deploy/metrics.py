@@ -37,6 +37,7 @@ _COUNTERS = {
     "accept_pauses": ("accept_pauses", "How often accepting has paused."),
     "datagrams_received": ("datagrams_received", "Datagrams that were read."),
     "datagrams_dropped": ("datagrams_dropped", "Datagrams dropped by the server."),
+    "datagrams_truncated": ("datagrams_truncated", "Datagrams cut to max_packet_size."),
     "datagrams_dropped_by_kernel": (
         "datagrams_dropped_by_kernel",
         "Datagrams dropped by the kernel.",

@@ -27,6 +27,7 @@ _COUNTERS = (
     "accept_pauses",
     "datagrams_received",
     "datagrams_dropped",
+    "datagrams_truncated",
 )
 
 
