@@ -113,10 +113,13 @@ class CoroutineRequests(ConnectionServer):
 
     def _start_request(self, request: Any, client_address: Any) -> asyncio.Task[None]:
         match request:
-            case (_, socket.socket() as sock) if sock not in self._datagram_sockets:
+            case (data, socket.socket() as sock):
                 # Now, and not in its task: `has_room` is asked before that begins.
-                assert self._loop is not None
-                self._datagram_sockets[sock] = DatagramSocket(sock, self._loop)
+                if sock not in self._datagram_sockets:
+                    assert self._loop is not None
+                    self._datagram_sockets[sock] = DatagramSocket(sock, self._loop)
+                arrival = self._server._aiosocketserver.take_arrival(data, sock, client_address)
+                request = data, self._datagram_sockets[sock]._of(arrival)
             case _:
                 pass
         return super()._start_request(request, client_address)
@@ -125,9 +128,6 @@ class CoroutineRequests(ConnectionServer):
         match entry.request:
             case socket.socket():
                 return super()._prepared(entry)
-            case (data, socket.socket() as sock):
-                entry.request = data, self._datagram_sockets[sock]
-                return entry.request
             case _:
                 # Whatever an overridden get_request() has made.
                 return entry.request

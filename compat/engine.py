@@ -217,6 +217,7 @@ class Engine(_Base):
         # As socketserver's, which swallows the error that tells that get_request() can
         # only fail again: at EMFILE its loop spins.
         try:
+            self._aiosocketserver.look_at_datagram(self)
             request, client_address = self.get_request()
         except OSError as error:
             self._aiosocketserver.accept_error = error

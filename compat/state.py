@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
-from typing import TYPE_CHECKING
+from socketserver import UDPServer
+from typing import TYPE_CHECKING, Any
 
 from aiosocketserver.children import ChildWatch, live_servers
+from aiosocketserver.datagram_receiver import Arrival, DatagramReceiver
 from aiosocketserver.threads import ThreadPool
 
 from .coroutines import is_coroutine_handler
@@ -21,6 +25,9 @@ class State:
         self.servings: set[Serving] = set()
         self.threads = ThreadPool()
         self.child_watches: dict[int, ChildWatch] = {}
+        # What is told of the datagram that get_request() takes for a coroutine handler.
+        self.arrival: Arrival | None = None
+        self._receiver: DatagramReceiver | None = None
         # What get_request() raised that `_handle_request_noblock` swallows.
         self.accept_error: OSError | None = None
         # What a coroutine handler raised, whose request is shut down already.
@@ -36,6 +43,33 @@ class State:
             self._handler_is_coroutine = is_coroutine_handler(handler)
             self._handler = handler
         return self._handler_is_coroutine
+
+    def look_at_datagram(self, server: Any) -> None:
+        """Learn for a coroutine handler what socketserver's get_request() does not ask for."""
+        self.arrival = None
+        # As last looked at: what is wrong with a new class concerns its request.
+        if not (self._handler_is_coroutine and self._handler is server.RequestHandlerClass):
+            return
+        sock: object = getattr(server, "socket", None)
+        if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_DGRAM:
+            return
+        max_packet_size: int = getattr(server, "max_packet_size", UDPServer.max_packet_size)
+        if self._receiver is None or self._receiver.socket is not sock:
+            self._receiver = DatagramReceiver(sock, max_packet_size, sock.gettimeout())
+        # There is none, or something is wrong, as get_request() is about to find.
+        with contextlib.suppress(OSError):
+            self.arrival = self._receiver.peek()
+
+    def take_arrival(self, data: object, sock: object, client_address: object) -> Arrival | None:
+        """What was told of the datagram that get_request() has returned."""
+        arrival, self.arrival = self.arrival, None
+        if arrival is None or self._receiver is None or self._receiver.socket is not sock:
+            return None
+        if arrival.client_address != client_address:
+            return None
+        if arrival.is_cut(data, self._receiver.max_packet_size):
+            self._receiver.log_truncated(arrival)
+        return arrival
 
     def serving_here(self) -> Serving | None:
         """The serving that runs in this thread, and has called what asks."""
