@@ -170,12 +170,18 @@ class Output(PlainSocket):
         # The kernel takes something, so the time begins anew.
         self._start_stall_timeout()
         self._send_pending()
+        if self._tls is not None:
+            self._tls.speak()
         waiter = self._write_waiter
         if waiter is not None and self._queue.sent == self._queue.limit:
             self._credit = TURN_CREDIT
             waiter.resume()
         # Looked up again: the task may have gone on to close the socket.
-        if self._queue.sent == self._queue.limit and (waiter is None or not waiter.waiting):
+        if (
+            self._queue.sent == self._queue.limit
+            and (waiter is None or not waiter.waiting)
+            and (self._tls is None or not self._tls.has_to_speak)
+        ):
             self._unregister_writer()
 
     # Time-outs

@@ -8,9 +8,14 @@ import select
 
 def is_ready(descriptor: int, events: int) -> bool:
     """Whether a descriptor is ready for one of `events` (`select.POLLIN`...), or broken."""
+    return wait_until_ready(descriptor, events, 0)
+
+
+def wait_until_ready(descriptor: int, events: int, timeout: float) -> bool:
+    """Block until it is, for `timeout` seconds at the most; whether it is."""
     poll = select.poll()
     poll.register(descriptor, events)
-    return bool(poll.poll(0))
+    return bool(poll.poll(timeout * 1000))
 
 
 async def until_readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:

@@ -113,7 +113,7 @@ class ReceivingSide(SendingSide):
             self._input_expected = (
                 flags != 0 or self._timeout == 0 or (self._tls is not None and self._tls.has_more)
             )
-            self._peer_closed = not count
+            self._peer_closed = not count and not self._ends_here()
         return data
 
     def _try_recv_into(self, buffer: WriteableBuffer, nbytes: int, flags: int) -> int | None:
@@ -131,7 +131,7 @@ class ReceivingSide(SendingSide):
             self._input_expected = (
                 flags != 0 or self._timeout == 0 or (self._tls is not None and self._tls.has_more)
             )
-            self._peer_closed = not count
+            self._peer_closed = not count and not self._ends_here()
         return count
 
     async def recvmsg(
@@ -271,7 +271,23 @@ class ReceivingSide(SendingSide):
         if ends and self._received and not self._is_in_a_message():
             # ENOTCONN: the client has gone, and the wait ends by that.
             with contextlib.suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RD)
+                self._end_input()
+
+    def _end_input(self) -> None:
+        if self._tls is None:
+            self._sock.shutdown(socket.SHUT_RD)
+        else:
+            # What the client sends until its own end still has to be decrypted.
+            self._tls.ends = True
+            self._loop.call_soon(self._on_input_ended)
+
+    def _on_input_ended(self) -> None:
+        self._input_expected = True
+        self._read_waiter.resume()
+
+    def _ends_here(self) -> bool:
+        """Whether the end of input is ours, and not the client's."""
+        return self._tls is not None and self._tls.ends
 
     def _is_in_a_message(self) -> bool:
         """Whether something has come, and what is read at once has not all come."""

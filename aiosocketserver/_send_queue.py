@@ -55,10 +55,6 @@ class SendQueue:
         self._held = False
         self.limit = self.queued
 
-    def unsent(self) -> bytes:
-        """All that may leave, as one block."""
-        return b"".join(self._writes)[: self.limit - self.sent]
-
     def send(self, send: Callable[[bytes | memoryview], int]) -> None:
         """Give all that may leave to `send`, which tells how many bytes it took.
 

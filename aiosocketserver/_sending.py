@@ -170,8 +170,8 @@ class SendingSide(Output):
             return
         queue = self._queue
         if self._tls is not None and queue.sent == queue.limit:
-            # A send that was cancelled or timed out.
-            self._tls.disown()
+            # A send that was cancelled or timed out: what was encrypted of it leaves.
+            self._sent += self._tls.disown()
         queue.release()
         if queue.queued != queue.sent:
             self._flush_soon()

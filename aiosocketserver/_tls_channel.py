@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ._ssl import ssl
@@ -35,34 +36,52 @@ class TLSChannel:
 
     `send` takes a block wholly or not at all: until the kernel has all that a block
     became it raises BlockingIOError, and has to be called with the same bytes again.
+
+    `on_unsent` is called when the kernel did not take what no sender will come again
+    for: then `speak` has to be called when it takes more.
     """
 
     __slots__ = (
+        "_encrypt",
+        "_end_said",
         "_incoming",
+        "_is_shut",
         "_kept",
         "_outgoing",
         "_owed",
-        "_sock",
         "_unsent",
         "ends",
         "has_more",
         "in_a_record",
         "object",
+        "on_unsent",
+        "sock",
     )
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
-        self._sock = sock
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        on_unsent: Callable[[], object] | None = None,
+    ) -> None:
+        self.sock = sock
+        self.on_unsent = on_unsent
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        # Our own way to write, whatever a handler's way does (see `shown_object`).
+        self._encrypt = self.object.write
         # What was encrypted and the kernel has not taken, and for how many bytes of the
         # caller who will come again it stands.
         self._unsent: bytes | memoryview = b""
         self._owed = 0
         # Decrypted before our own end was said, which would have lost it.
         self._kept = b""
-        # Whether an end without close_notify is our own doing.
+        self._end_said = False
+        # Whether there is nothing more to receive, whatever the client says.
         self.ends = False
+        # Whether the kernel has been told so.
+        self._is_shut = False
         # Whether `recv` may give more without new input from the kernel.
         self.has_more = False
         # Whether a part of a record has come, and the rest of it has not.
@@ -70,7 +89,7 @@ class TLSChannel:
 
     def __getattr__(self, name: str) -> Any:
         # What does not move bytes is the socket's own.
-        return getattr(self._sock, name)
+        return getattr(self.sock, name)
 
     # The handshake, whose bytes others carry
 
@@ -108,7 +127,7 @@ class TLSChannel:
         if flags & _NO_RECEIVE_FLAGS:
             raise ValueError("recv() on a TLS connection takes no flags")
         if not self.has_more:
-            received = self._sock.recv(_RECEIVE_SIZE)
+            received = b"" if self.ends else self.sock.recv(_RECEIVE_SIZE)
             if received:
                 self._incoming.write(received)
                 self.in_a_record = True
@@ -130,7 +149,7 @@ class TLSChannel:
         # A short read was the whole record.
         self.has_more = len(data) == bufsize or self._incoming.pending > 0
         if self._outgoing.pending:
-            self._answer()
+            self.speak()
         return data
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
@@ -142,7 +161,7 @@ class TLSChannel:
 
     def _no_data(self, error: ssl.SSLError) -> bytes:
         """`recv` has an end, a part of a record, or an error to tell."""
-        self._answer()
+        self.speak()
         self.has_more = False
         if isinstance(error, ssl.SSLZeroReturnError):
             return b""
@@ -152,17 +171,29 @@ class TLSChannel:
         self.has_more = True
         raise error
 
-    def _answer(self) -> None:
-        """Send what OpenSSL has to say itself: to a key update, or in an alert.
+    # What OpenSSL says itself
 
-        What the kernel does not take now leaves before the next block.
-        """
+    @property
+    def has_to_speak(self) -> bool:
+        """Whether something waits for the kernel that no sender will come again for."""
+        return bool(self._unsent) and not self._owed
+
+    def speak(self) -> None:
+        """Send what OpenSSL has to say itself: to a key update, in an alert, at the end..."""
         if self._outgoing.pending:
             self._add_unsent()
-            if not self._owed:
-                # A connection that is broken will tell who sends or receives.
-                with contextlib.suppress(OSError):
-                    self._send_unsent()
+        if self.has_to_speak:
+            try:
+                self._send_unsent()
+            except OSError:
+                # A broken connection will tell who sends or receives.
+                self._unsent = b""
+            else:
+                self._tell_unsent()
+
+    def _tell_unsent(self) -> None:
+        if self._unsent and self.on_unsent is not None:
+            self.on_unsent()
 
     # Sending
 
@@ -177,16 +208,16 @@ class TLSChannel:
                 data = memoryview(data).cast("B")[:_SEND_SIZE]
             if not data:
                 return 0
-            self._owed = self._encrypt(data)
+            self._owed = self._encrypted(data)
             if not self._send_unsent():
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         owed, self._owed = self._owed, 0
         return owed
 
-    def _encrypt(self, block: ReadableBuffer) -> int:
+    def _encrypted(self, block: ReadableBuffer) -> int:
         """Have `_unsent` hold what a block becomes; how many bytes of it."""
         try:
-            count = self.object.write(block)
+            count = self._encrypt(block)
         except ssl.SSLWantReadError:
             raise ssl.SSLError(
                 "the client renegotiates (RFC 5246, 7.4.1.1), which is not supported"
@@ -203,7 +234,7 @@ class TLSChannel:
         unsent = self._unsent
         while unsent:
             try:
-                count = self._sock.send(unsent)
+                count = self.sock.send(unsent)
             except BlockingIOError:
                 self._unsent = unsent
                 return False
@@ -219,34 +250,50 @@ class TLSChannel:
             raise ValueError("sendmsg() on a TLS connection takes no ancillary data")
         return self.send(b"".join(buffers), flags)
 
-    def disown(self) -> None:
-        """Who sent last will not come again: what is encrypted leaves before anything else."""
-        self._owed = 0
+    def disown(self) -> int:
+        """Who sent last will not come again: what is encrypted leaves before anything else.
+
+        Returns how many of that one's bytes it stands for.
+        """
+        owed, self._owed = self._owed, 0
+        self._tell_unsent()
+        return owed
 
     # Ending
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the kernel has all of what we said, the end (close_notify) with it."""
+        return self._end_said and not self._unsent
+
     def shutdown(self, how: int) -> None:
-        """As `socket.shutdown`; the client is told that no more comes (close_notify) before."""
+        """As `socket.shutdown`; but of SHUT_WR the client is told by close_notify alone.
+
+        The FIN comes when the connection is closed, or was shut for receiving before:
+        together with close_notify it makes clients lose what they have not read
+        (docs/decisions/0011-lingering-close.md).
+        """
         if how == socket.SHUT_WR:
-            self._say_end()
-            if not self._send_unsent():
-                # `last_words` has it, for who closes the connection.
+            self.say_end()
+            if not (self._is_shut and self.has_ended):
                 return
         else:
-            self.ends = True
-        self._sock.shutdown(how)
+            self.ends = self._is_shut = True
+        self.sock.shutdown(how)
 
-    def last_words(self, rest: bytes) -> tuple[socket.socket, bytes]:
-        """The socket, and what is to be sent on it before it is closed: `rest`, encrypted."""
-        rest = rest[self._owed :]
-        # Once the connection is broken, what was encrypted is all there is.
-        with contextlib.suppress(ssl.SSLError):
-            if rest:
-                self._encrypt(rest)
-            self._say_end()
-        return self._sock, bytes(self._unsent)
+    def go_on_receiving(self) -> None:
+        """Take back that `ends` was set, if nobody but us knows of it."""
+        self.ends = self._is_shut
 
-    def _say_end(self) -> None:
+    def say_end(self) -> None:
+        """Tell the client that no more comes. What the kernel does not take, `speak` sends."""
+        if not self._end_said:
+            self._end_said = True
+            send_at_once(self.sock)
+            self._make_end()
+        self.speak()
+
+    def _make_end(self) -> None:
         # unwrap() wants to read the client's end as well, and drops the data before it.
         if self.object.pending():
             self._kept += self.object.read(self.object.pending())
@@ -259,8 +306,18 @@ class TLSChannel:
             self._incoming.write(unread)
         if self._kept:
             self.has_more = True
-        self._add_unsent()
 
     def recvmsg(self, *_: Any) -> Any:
         """Cannot be: there is no ancillary data."""
         raise ValueError("recvmsg() and recv_fds() do not work on a TLS connection")
+
+
+def send_at_once(sock: socket.socket) -> None:
+    """Have a close_notify leave though the client has not acknowledged what was sent before.
+
+    Without the FIN, for which the kernel makes an exception, it would wait for that: 40 ms
+    where the client delays it (RFC 9293, 3.7.4).
+    """
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -7,7 +7,6 @@ an easy way to use them all up.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from ._readiness import until_readable, until_writable
 from ._ssl import ssl
@@ -31,12 +30,3 @@ async def shake_hands(secured: ssl.SSLSocket, timeout: float | None) -> None:
             except ssl.SSLWantWriteError:
                 await until_writable(loop, secured.fileno())
     secured.setblocking(True)
-
-
-def say_end(secured: ssl.SSLSocket) -> None:
-    """Tell the client that no more comes (close_notify), without waiting for its own."""
-    secured.setblocking(False)
-    # ValueError: the handshake was never done. Most often the client's own end has not
-    # come, which is no matter.
-    with contextlib.suppress(OSError, ValueError):
-        secured.unwrap()

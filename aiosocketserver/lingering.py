@@ -4,24 +4,49 @@
 makes the peer's kernel throw away what it had received and not yet read (RFC 1122,
 4.2.2.13; RFC 9112, 9.6). So a socket is closed in steps: send what is pending, say
 that no more comes (FIN), take and drop what the peer still sends until it closes too,
-and only then let go.
+and only then let go. Under TLS the FIN waits until the peer has answered close_notify.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol, TypeVar, cast
 
+from ._readiness import wait_until_ready
 from ._send_queue import SendQueue
 from ._waiter import CLOCK_RESOLUTION
+
+R = TypeVar("R")
 
 # What is taken from a peer that goes on sending to a connection which is closing.
 LINGER_BYTES = 4 * 1024 * 1024
 _BLOCK_SIZE = 64 * 1024
+
+
+class ClosingSocket(Protocol):
+    """What is closed: a non-blocking socket, or what has taken its place."""
+
+    def fileno(self) -> int: ...
+    def recv(self, bufsize: int, /) -> bytes: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class TLSEnd(Protocol):
+    """What encrypts on such a socket: both ends are said there before the FIN."""
+
+    def send(self) -> None:
+        """Send what is left, and close_notify. Raises BlockingIOError until the kernel has all."""
+
+    def recv(self, bufsize: int, /) -> bytes:
+        """What the peer still sends; `b""` when it has said its end, or will never do so."""
+        ...
 
 
 class LingeringSockets:
@@ -55,25 +80,27 @@ class LingeringSockets:
 
     def close(
         self,
-        sock: socket.socket,
+        sock: ClosingSocket,
         queue: SendQueue | None = None,
         *,
         half_closed: bool = False,
+        tls: TLSEnd | None = None,
     ) -> None:
         """Send what is in `queue`, then close `sock` as soon as the peer has everything.
 
         `sock` is non-blocking, and nothing of it is registered with the loop;
-        `half_closed` if its sending side has been shut down. It is closed on return when
-        there is nothing to wait for.
+        `half_closed` if its sending side has been shut down; `tls` if it is encrypted,
+        which then has what is left to send. It is closed on return when there is
+        nothing to wait for.
         """
-        _Closing(self, sock, queue).start(half_closed)
+        _Closing(self, sock, queue, tls).start(half_closed)
 
-    def close_threadsafe(self, sock: socket.socket) -> None:
+    def close_threadsafe(self, sock: ClosingSocket, tls: TLSEnd | None = None) -> None:
         """`close`, called in another thread.
 
         Raises RuntimeError, and does nothing, when the loop has ended.
         """
-        handed_over = _HandedOver(self, sock)
+        handed_over = _HandedOver(self, sock, tls)
         try:
             self.loop.call_soon_threadsafe(handed_over.close)
         except RuntimeError:
@@ -125,14 +152,15 @@ class LingeringSockets:
 class _HandedOver:
     """A socket on its way from a thread to the loop, which may end before it takes it."""
 
-    def __init__(self, owner: LingeringSockets, sock: socket.socket) -> None:
+    def __init__(self, owner: LingeringSockets, sock: ClosingSocket, tls: TLSEnd | None) -> None:
         self._owner = owner
-        self.sock: socket.socket | None = sock
+        self.sock: ClosingSocket | None = sock
+        self._tls = tls
 
     def close(self) -> None:
         sock, self.sock = self.sock, None
         assert sock is not None
-        self._owner.close(sock)
+        self._owner.close(sock, tls=self._tls)
 
     def __del__(self) -> None:
         # A loop that is closed drops its callbacks, and this with them.
@@ -143,21 +171,27 @@ class _HandedOver:
 class _Closing:
     """One socket that is being closed: a state machine of loop callbacks, without a task."""
 
-    __slots__ = ("_owner", "_queue", "_reading", "_taken", "_writing", "sock")
+    __slots__ = ("_owner", "_queue", "_reading", "_taken", "_tls", "_writing", "sock")
 
     def __init__(
-        self, owner: LingeringSockets, sock: socket.socket, queue: SendQueue | None
+        self,
+        owner: LingeringSockets,
+        sock: ClosingSocket,
+        queue: SendQueue | None,
+        tls: TLSEnd | None,
     ) -> None:
         self._owner = owner
         self.sock = sock
         self._queue = queue or None
+        # Until the peer has said its end.
+        self._tls = tls
         self._taken = 0
         # What the loop watches.
         self._reading = self._writing = False
 
     def start(self, half_closed: bool) -> None:
         try:
-            if self._queue is not None:
+            if self._queue is not None or self._tls is not None:
                 self._send()
             elif half_closed:
                 self._await_end()
@@ -168,10 +202,12 @@ class _Closing:
             self.end()
 
     def _send(self) -> None:
-        queue = self._queue
-        assert queue is not None
         try:
-            queue.send(self.sock.send)
+            if self._tls is not None:
+                self._tls.send()
+            elif self._queue is not None:
+                # Only a plain socket comes with a queue.
+                self._queue.send(cast(socket.socket, self.sock).send)
         except BlockingIOError:
             if not self._writing:
                 self._writing = True
@@ -179,7 +215,10 @@ class _Closing:
             self._owner._restart_time(self)
             return
         self._stop_writing()
-        self._half_close()
+        if self._tls is None:
+            self._half_close()
+        else:
+            self._await_end()
 
     def _stop_writing(self) -> None:
         if self._writing:
@@ -200,12 +239,15 @@ class _Closing:
         """Drop what has arrived. True when the peer has closed or has sent too much."""
         while self._taken < LINGER_BYTES:
             try:
-                data = self.sock.recv(_BLOCK_SIZE)
+                data = (self._tls or self.sock).recv(_BLOCK_SIZE)
             except BlockingIOError:
                 return False
-            if not data:
-                break
             self._taken += len(data)
+            if not data and self._tls is None:
+                break
+            if not data:
+                self._tls = None
+                self.sock.shutdown(socket.SHUT_WR)
         self.end()
         return True
 
@@ -231,19 +273,36 @@ class _Closing:
         self._owner._forget(self)
 
 
-def linger(sock: socket.socket, timeout: float) -> None:
+def linger(sock: ClosingSocket, timeout: float, tls: TLSEnd | None = None) -> None:
     """The same without a loop, blocking: for a forked child, and after the loop's end.
 
     Returns when the peer has closed, after `timeout` seconds at the latest, with `sock`
     closed.
     """
     deadline = time.monotonic() + timeout
-    taken = 0
-    with sock, contextlib.suppress(OSError):
+    with contextlib.closing(sock), contextlib.suppress(OSError):
+        if tls is not None:
+            _do(tls.send, sock, select.POLLOUT, deadline)
+            _drop_input(tls, sock, deadline)
         sock.shutdown(socket.SHUT_WR)
-        while taken < LINGER_BYTES and (rest := deadline - time.monotonic()) > 0:
-            sock.settimeout(rest)
-            data = sock.recv(_BLOCK_SIZE)
-            if not data:
-                return
-            taken += len(data)
+        _drop_input(sock, sock, deadline)
+
+
+def _drop_input(source: ClosingSocket | TLSEnd, sock: ClosingSocket, deadline: float) -> None:
+    taken = 0
+    while taken < LINGER_BYTES:
+        data = _do(lambda: source.recv(_BLOCK_SIZE), sock, select.POLLIN, deadline)
+        if not data:
+            return
+        taken += len(data)
+    raise ConnectionAbortedError
+
+
+def _do(call: Callable[[], R], sock: ClosingSocket, event: int, deadline: float) -> R:
+    """What a call returns that must not block, tried until then. Raises TimeoutError."""
+    while (rest := deadline - time.monotonic()) > 0:
+        try:
+            return call()
+        except BlockingIOError:
+            wait_until_ready(sock.fileno(), event, rest)
+    raise TimeoutError

@@ -19,6 +19,7 @@ from ._send_queue import SendQueue
 from ._ssl import ssl
 from ._time_limits import NO_LIMITS, Deadline, TimeLimits
 from ._tls_channel import TLSChannel
+from ._tls_ending import ChannelEnd
 from ._unix import PeerCredentials, peer_credentials
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ class StreamSocket(ReceivingSide):
 
         From then on `recv` returns `b""` only when the client has said that it sends no
         more (close_notify); a connection that just ends raises `ssl.SSLEOFError`.
-        `shutdown(SHUT_WR)` says it to the client, who may go on sending.
+        `shutdown(SHUT_WR)` says it to the client, who may go on sending; the FIN comes
+        when the connection is closed.
         """
         if not isinstance(cast("object", context), ssl.SSLContext):
             raise TypeError(f"start_tls() needs an ssl.SSLContext, not {context!r}")
@@ -136,7 +138,7 @@ class StreamSocket(ReceivingSide):
             self.end_when_draining(ends)
 
     async def _shake_hands(self, context: ssl.SSLContext) -> TLSChannel:
-        channel = TLSChannel(self._sock, context)
+        channel = TLSChannel(self._sock, context, self._register_writer)
         done = False
         while not done:
             while (
@@ -187,17 +189,22 @@ class StreamSocket(ReceivingSide):
         sock = self._release()
         if sock is None:
             return
+        tls = self._tls
+        if tls is not None:
+            sock = tls.sock
         # What a sendall() under way still holds back would come after a torn message.
         queue, self._queue = self._queue, SendQueue()
         self._sent += queue.limit
         sent = queue.sent == queue.limit
-        if self._tls is not None:
-            sock, rest = self._tls.last_words(queue.unsent())
-            queue = SendQueue()
-            queue.append(rest)
-            sent = not rest
+        if tls is not None:
+            if sent:
+                # What was encrypted of a send under way leaves.
+                self._sent += tls.disown()
+            sent = sent and tls.has_ended
         if self._write_error is not None or (self._peer_closed and sent) or not self._linger:
             sock.close()
+        elif tls is not None:
+            self._lingering.close(sock, tls=ChannelEnd(tls, queue))
         else:
             half_closed = self._half_close_requested and sent and not self._sending
             self._lingering.close(sock, queue, half_closed=half_closed)
@@ -239,6 +246,8 @@ class StreamSocket(ReceivingSide):
         if self._writer_registered:
             self._unregister_writer()
         self._sock = CLOSED
+        if self._tls is not None:
+            self._tls.on_unsent = None
         self._input_expected = True
         if self._read_timeout is not None:
             self._read_timeout.stop()

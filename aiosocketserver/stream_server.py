@@ -17,9 +17,9 @@ from ._given_socket import check_given_socket
 from ._readiness import is_ready
 from ._socket_timeouts import put_back, set_while_read
 from ._ssl import has_ssl, ssl
-from ._tls_handshake import say_end
+from ._tls_ending import SSLSocketEnd
 from .connections import ConnectionServer
-from .lingering import linger
+from .lingering import ClosingSocket, TLSEnd, linger
 from .listener import Listener, is_listening
 from .options import ServerOptions
 from .sockets import StreamSocket
@@ -221,17 +221,27 @@ class TCPServer(ConnectionServer):
 
         May be overridden.
         """
+        end = None
         if isinstance(request, StreamSocket | socket.socket):
             try:
-                if _is_secured(request):
-                    say_end(request)
-                request.shutdown(socket.SHUT_WR)
-                if type(request) is socket.socket or _is_secured(request):
-                    self._linger(request)
+                if _is_encrypted(request):
+                    end = SSLSocketEnd(request)
+                    with contextlib.suppress(BlockingIOError):
+                        end.send()
+                else:
+                    request.shutdown(socket.SHUT_WR)
+                    if type(request) is socket.socket or _is_ssl_socket(request):
+                        self._linger(request)
             except OSError:
                 # ENOTCONN: the client has closed already.
                 pass
-        self.close_request(request)
+        try:
+            self.close_request(request)
+        finally:
+            # Not before: OpenSSL's state must not be used in two threads at once, and the
+            # hook may look at it.
+            if end is not None:
+                self._hand_over(end, end)
 
     def close_request(self, request: Any) -> None:
         """Close an individual request. May be overridden."""
@@ -249,18 +259,21 @@ class TCPServer(ConnectionServer):
                 # The client has closed, so it has sent all.
                 return
         # Not sock.dup(), which an SSLSocket does not have.
-        duplicate = socket.socket(fileno=os.dup(sock.fileno()))
+        self._hand_over(socket.socket(fileno=os.dup(sock.fileno())))
+
+    def _hand_over(self, sock: ClosingSocket, tls: TLSEnd | None = None) -> None:
+        """Have the loop close a connection; where there is none, do it here, blocking."""
         lingering = self._lingering
         if lingering is None:
-            linger(duplicate, self.linger_timeout)
+            linger(sock, self.linger_timeout, tls)
         elif threading.get_ident() == self._loop_thread:
-            lingering.close(duplicate)
+            lingering.close(sock, tls=tls)
         else:
             try:
-                lingering.close_threadsafe(duplicate)
+                lingering.close_threadsafe(sock, tls)
             except RuntimeError:
                 # The loop has ended.
-                linger(duplicate, self.linger_timeout)
+                linger(sock, self.linger_timeout, tls)
 
     # Serving
 
@@ -346,9 +359,13 @@ class TCPServer(ConnectionServer):
         super()._close_in_child(kept)
 
 
-def _is_secured(request: object) -> TypeGuard[ssl.SSLSocket]:
-    """Whether it is the encrypted connection of a legacy handler."""
+def _is_ssl_socket(request: object) -> TypeGuard[ssl.SSLSocket]:
     return has_ssl() and isinstance(request, ssl.SSLSocket)
+
+
+def _is_encrypted(request: object) -> TypeGuard[ssl.SSLSocket]:
+    """Whether it is a legacy handler's connection on which TLS has begun and not ended."""
+    return _is_ssl_socket(request) and request.fileno() >= 0 and request.version() is not None
 
 
 def _is_datagram_of(sock: socket.socket, request: object) -> bool:

@@ -1,5 +1,7 @@
 """TLS in the place of a socket, against a model: any segmentation, sends that are given up."""
 
+import contextlib
+import socket
 import ssl
 from typing import Any, cast
 
@@ -8,7 +10,9 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiosocketserver._send_queue import SendQueue
 from aiosocketserver._tls_channel import TLSChannel
+from aiosocketserver._tls_ending import ChannelEnd
 
 AUTHORITY = trustme.CA()
 SERVER = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -19,6 +23,8 @@ AUTHORITY.configure_trust(CLIENT)
 
 class Wire:
     """The socket of the server: takes and gives as many bytes as it is told."""
+
+    family = socket.AF_UNIX
 
     def __init__(self) -> None:
         self.to_server = bytearray()
@@ -185,7 +191,7 @@ def test_data_that_was_decrypted_before_our_own_end_is_kept() -> None:
     talk.client_says(b"0123456789")
     talk.wire.segments = [1 << 20]
     assert talk.channel.recv(3) == b"012"
-    talk.channel._say_end()
+    talk.channel.say_end()
     assert talk.channel.has_more
     assert talk.channel.recv(4) == b"3456"
     assert talk.channel.recv(4) == b"789"
@@ -210,14 +216,28 @@ def test_garbage_after_the_handshake_is_an_error_each_time() -> None:
 @pytest.mark.parametrize("rest", [b"", b"what was written"])
 def test_last_words_are_what_is_left_and_the_end(rest: bytes) -> None:
     talk = Talk()
+    queue = SendQueue()
+    queue.append(b"x" * 1000)
+    queue.append(rest)
     talk.wire.room = [10]
     with pytest.raises(BlockingIOError):
-        talk.channel.send(b"x" * 1000)
-    # The same bytes are at the head of what is left.
-    sock, last = talk.channel.last_words(b"x" * 1000 + rest)
-    assert cast(Any, sock) is talk.wire
-    talk.wire.to_client += last
+        queue.send(talk.channel.send)
+    end = ChannelEnd(talk.channel, queue)
+    while not talk.channel.has_ended:
+        talk.wire.room = [100]
+        with contextlib.suppress(BlockingIOError):
+            end.send()
     talk.client_reads()
     assert talk.received_by_client == b"x" * 1000 + rest
     # The end has been said: reading gives nothing more, without an error.
     assert talk.client.read(1) == b""
+    # What the client says until its own end is taken, and then the end is heard.
+    talk.client_says(b"not yet")
+    talk.wire.segments = [1 << 20] * 2
+    assert end.recv(100) == b"not yet"
+    with pytest.raises(BlockingIOError):
+        end.recv(100)
+    talk.client.unwrap()
+    talk.client_says(b"")
+    talk.wire.segments = [1 << 20]
+    assert end.recv(100) == b""

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import select
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -63,10 +65,7 @@ async def tls_client(
 
 
 async def receive_all(address: Any, context: ssl.SSLContext) -> bytes:
-    """All that the server sends, until it says that no more comes.
-
-    In a thread: uvloop's streams lose the end of what they have not read in time.
-    """
+    """All that the server sends, until it says that no more comes."""
 
     def receive() -> bytes:
         received = bytearray()
@@ -81,3 +80,101 @@ async def receive_all(address: Any, context: ssl.SSLContext) -> bytes:
         return bytes(received)
 
     return await asyncio.to_thread(receive)
+
+
+def finish(sock: socket.socket) -> None:
+    """Close a client's socket of which a forked child may have another descriptor."""
+    with sock, contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+async def receive_slowly(address: Any, context: ssl.SSLContext) -> bytes:
+    """The answer, to a client of asyncio's streams that lets it wait now and then."""
+    reader, writer = await asyncio.open_connection(*address, ssl=context)
+    plain = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+    writer.write(b"\n")
+    received = bytearray()
+    while block := await reader.read(32 * 1024):
+        received += block
+        for _ in range(10):
+            await asyncio.sleep(0)
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    finish(plain)
+    return bytes(received)
+
+
+class BlockingClient:
+    """A client that has asked and not read; `plain` is the socket beneath TLS."""
+
+    def __init__(self, address: Any, context: ssl.SSLContext, question: bytes = b"\n") -> None:
+        self.secured = context.wrap_socket(
+            socket.create_connection(address, timeout=20),
+            server_hostname="127.0.0.1",
+            suppress_ragged_eofs=False,
+        )
+        self.plain = socket.socket(fileno=os.dup(self.secured.fileno()))
+        self.plain.setblocking(True)
+        self.secured.sendall(question)
+
+    def receive_all(self) -> bytes:
+        """What comes until close_notify. Raises SSLEOFError when it does not come."""
+        received = bytearray()
+        while block := self.secured.recv(64 * 1024):
+            received += block
+        return bytes(received)
+
+    def receive_exactly(self, size: int) -> bytes:
+        received = bytearray()
+        while len(received) < size and (block := self.secured.recv(size - len(received))):
+            received += block
+        return bytes(received)
+
+    def receive_now(self) -> bytes:
+        """What has come, which may be words of OpenSSL's only."""
+        self.secured.setblocking(False)
+        try:
+            return self.secured.recv(100)
+        except ssl.SSLWantReadError:
+            return b""
+        finally:
+            self.secured.settimeout(20)
+
+    def wait_for_input(self) -> None:
+        assert select.select([self.secured], [], [], 20)[0], "nothing has come"
+
+    def has_fin(self) -> bool:
+        """Whether the end of the connection has come, which is the next thing that does."""
+        try:
+            return self.plain.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+
+    def wait_for_fin(self) -> bool:
+        return self.plain.recv(1) == b""
+
+    def close(self) -> None:
+        finish(self.plain)
+        self.secured.close()
+
+
+@contextlib.asynccontextmanager
+async def blocking_client(
+    server: Any,
+    certificates: Certificates,
+    question: bytes = b"\n",
+    *,
+    context: ssl.SSLContext | None = None,
+) -> AsyncIterator[BlockingClient]:
+    context = context or certificates.client_context()
+    client = await asyncio.to_thread(BlockingClient, server.server_address, context, question)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def is_gone(server: Any) -> bool:
+    """Whether nothing is left of any connection."""
+    return not (server._requests or server._closing())
