@@ -11,10 +11,12 @@ import contextlib
 import errno
 import os
 import socket
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ._ssl import ssl
+from ._tls_object import have_speak
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -42,9 +44,11 @@ class TLSChannel:
     """
 
     __slots__ = (
+        "__weakref__",
         "_encrypt",
         "_end_said",
         "_incoming",
+        "_is_shown",
         "_is_shut",
         "_kept",
         "_outgoing",
@@ -78,6 +82,7 @@ class TLSChannel:
         # Decrypted before our own end was said, which would have lost it.
         self._kept = b""
         self._end_said = False
+        self._is_shown = False
         # Whether there is nothing more to receive, whatever the client says.
         self.ends = False
         # Whether the kernel has been told so.
@@ -195,6 +200,13 @@ class TLSChannel:
         if self._unsent and self.on_unsent is not None:
             self.on_unsent()
 
+    def shown_object(self) -> ssl.SSLObject:
+        """`object` for a handler, whose calls on it leave nothing in memory from then on."""
+        if not self._is_shown:
+            self._is_shown = True
+            have_speak(self.object, weakref.WeakMethod(self.speak))
+        return self.object
+
     # Sending
 
     def send(self, data: ReadableBuffer, flags: int = 0) -> int:
@@ -280,6 +292,11 @@ class TLSChannel:
         else:
             self.ends = self._is_shut = True
         self.sock.shutdown(how)
+
+    @property
+    def has_more_in_the_open(self) -> bool:
+        """Whether something has come behind the client's end."""
+        return self._incoming.pending > 0
 
     def go_on_receiving(self) -> None:
         """Take back that `ends` was set, if nobody but us knows of it."""

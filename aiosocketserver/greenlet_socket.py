@@ -22,33 +22,21 @@ else:
     with contextlib.suppress(ImportError):
         from ._in_greenlet import drive, waiting_greenlet
 
-# What an ssl.SSLSocket tells of its connection, beside a socket's own.
-_OF_TLS = frozenset(
-    {
-        "cipher",
-        "compression",
-        "context",
-        "get_channel_binding",
-        "getpeercert",
-        "pending",
-        "selected_alpn_protocol",
-        "server_hostname",
-        "server_side",
-        "session",
-        "session_reused",
-        "shared_ciphers",
-        "version",
-    }
-)
+# Attributes of an ssl.SSLSocket that an SSLObject has not.
+_OF_SSL_SOCKET = {"do_handshake_on_connect": False, "suppress_ragged_eofs": True}
+
+# Methods of both that move bytes, which have to go through the stream.
+_MOVING = frozenset({"read", "write", "unwrap"})
 
 
 class GreenletSocket(socket.socket):
     """A `socket.socket` that has the handler's greenlet wait where others block their thread.
 
     Every method is socket's own, with its meaning, its errors and `settimeout`; files of
-    `makefile` wait in the same way. Under TLS it also tells what an `ssl.SSLSocket` does:
-    `getpeercert`, `version`, `cipher`... Only the handler may wait in it, on the thread of
-    the server's loop: elsewhere, what would have to wait is a RuntimeError.
+    `makefile` wait in the same way. Under TLS it also has what an `ssl.SSLSocket` has:
+    `getpeercert`, `version`, `verify_client_post_handshake`, `unwrap`... Only the handler
+    may wait in it, on the thread of the server's loop: elsewhere, what would have to wait
+    is a RuntimeError.
 
     It is a view of the `StreamSocket` that has the connection, without a descriptor of its
     own that could outlive it. `fileno()` is the connection's, which does not block:
@@ -67,8 +55,11 @@ class GreenletSocket(socket.socket):
         self._io_refs = 0
 
     def __getattr__(self, name: str) -> Any:
-        if name in _OF_TLS and self._stream.ssl_object is not None:
-            return getattr(self._stream.ssl_object, name)
+        tls = None if name.startswith("_") else self._stream.ssl_object
+        if tls is not None:
+            if name in _OF_SSL_SOCKET:
+                return _OF_SSL_SOCKET[name]
+            return getattr(self, f"_tls_{name}") if name in _MOVING else getattr(tls, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # Receiving
@@ -170,6 +161,22 @@ class GreenletSocket(socket.socket):
         `context.wrap_socket()` would make another socket, which blocks the loop.
         """
         drive(self._stream.start_tls(context))
+
+    # What an SSLSocket has: without TLS there is no `read`, `write` and `unwrap`
+
+    def _tls_read(
+        self,
+        len: int = 1024,  # noqa: A002 - its name in ssl.SSLSocket
+        buffer: WriteableBuffer | None = None,
+    ) -> bytes | int:
+        return self.recv(len) if buffer is None else self.recv_into(buffer, len)
+
+    def _tls_write(self, data: ReadableBuffer) -> int:
+        return self.send(data)
+
+    def _tls_unwrap(self) -> GreenletSocket:
+        drive(self._stream._end_tls())
+        return self
 
     # What does not wait
 

@@ -84,7 +84,7 @@ class StreamSocket(ReceivingSide):
         """What TLS says of the connection: `getpeercert`, `version`, `cipher`,
         `selected_alpn_protocol`... None when it is not encrypted.
         """
-        return None if self._tls is None else self._tls.object
+        return None if self._tls is None else self._tls.shown_object()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
         """Encrypt the connection from now on, as its server: STARTTLS.
@@ -155,6 +155,28 @@ class StreamSocket(ReceivingSide):
                 raise
             await self._send_rest(said, self._try_send(self._sock.send, said, 0), 0)
         return channel
+
+    async def _end_tls(self) -> None:
+        """Say the end of TLS, wait for the client's, and go on in the open."""
+        await self._flush()
+        self._begin_sending()
+        try:
+            tls = self._tls
+            assert tls is not None
+            tls.say_end()
+            deadline = self._deadline()
+            while not tls.has_ended:
+                await self._output(deadline)
+            if await self.recv(1) or tls.has_more_in_the_open:
+                raise self._mark(
+                    ssl.SSLError(
+                        "the client has sent more behind the end of TLS, or before its own"
+                    )
+                )
+            self._tls, self._sock = None, tls.sock
+            self._peer_closed, self._input_expected = False, True
+        finally:
+            self._end_sending()
 
     # Ending
 

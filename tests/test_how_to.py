@@ -140,6 +140,21 @@ async def test_clients_with_certificates(certificates: Certificates) -> None:
             assert await reader.readline() == b"hello, client.example\n"
 
 
+@TLS.executes("Asked for later")
+async def test_a_certificate_that_is_asked_for_later(certificates: Certificates) -> None:
+    async with TLS.namespace("Asked for later")["server"] as server:
+        await server.start_serving()
+        context = certificates.client_context()
+        context.load_cert_chain(certificates.certfile, certificates.keyfile)
+        context.post_handshake_auth = True
+        async with tls_client(server.server_address, context) as (reader, writer):
+            for said, answer in (b"hi\n", b"hello\n"), (b"enter\n", b"who are you?\n"):
+                writer.write(said)
+                assert await reader.readline() == answer
+            writer.write(b"enter\n")
+            assert await reader.readline() == b"welcome\n"
+
+
 @TLS.executes("STARTTLS")
 async def test_starttls(certificates: Certificates) -> None:
     async with TLS.namespace("STARTTLS")["server"] as server:
