@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from ._receive_buffer import ReceiveBuffer
 
+# A whole number: the enum's own operators take longer than the rest of a call.
+_PEEK = int(socket.MSG_PEEK)
+
 
 class ReceivingSide(SendingSide):
     """A non-blocking stream socket that is received from, and sent on."""
@@ -106,7 +109,8 @@ class ReceivingSide(SendingSide):
             raise self._mark(error) from None
         count = len(data)
         self._credit -= count + CALL_COST
-        self._received += count
+        if not flags & _PEEK:
+            self._received += count
         if count < bufsize:
             # Nothing is left in the kernel, unless the call only peeked (flags). Who may
             # not wait has to look each time.
@@ -125,7 +129,8 @@ class ReceivingSide(SendingSide):
         except OSError as error:
             raise self._mark(error) from None
         self._credit -= count + CALL_COST
-        self._received += count
+        if not flags & _PEEK:
+            self._received += count
         if count < (nbytes or memoryview(buffer).nbytes):
             # As in _try_recv.
             self._input_expected = (
@@ -182,7 +187,8 @@ class ReceivingSide(SendingSide):
             raise self._mark(error) from None
         count = len(data)
         self._credit -= count + CALL_COST
-        self._received += count
+        if not flags & _PEEK:
+            self._received += count
         # A message with descriptors ends a read early, so a short one says nothing of
         # what is left (unix(7)).
         self._peer_closed = not count

@@ -146,6 +146,8 @@ class StreamSocket(ReceivingSide):
                 or (received := self._try_recv(_HANDSHAKE_SIZE)) is None
             ):
                 await self._input()
+            # What TLS needs for itself is not counted.
+            self._received -= len(received)
             try:
                 done, said = channel.shake_hands(received)
             except ssl.SSLError:
@@ -153,8 +155,18 @@ class StreamSocket(ReceivingSide):
                 with contextlib.suppress(OSError):
                     self._sock.send(channel.alert())
                 raise
-            await self._send_rest(said, self._try_send(self._sock.send, said, 0), 0)
+            while said:
+                if (sent := self._try_send(self._send_uncounted, said)) is None:
+                    await self._output(self._deadline())
+                else:
+                    said = said[sent:]
         return channel
+
+    def _send_uncounted(self, data: bytes) -> int:
+        sent = self._sock.send(data)
+        # `_try_send` adds it.
+        self._sent -= sent
+        return sent
 
     async def _end_tls(self) -> None:
         """Say the end of TLS, wait for the client's, and go on in the open."""

@@ -29,7 +29,8 @@ class RequestEnd(NamedTuple):
     (at a shutdown), or the name of the time-out that struck."""
 
     bytes_received: int | None
-    """What a coroutine handler received on its connection, without TLS's own."""
+    """What a handler on the loop, a coroutine or in a greenlet, received on its connection,
+    decrypted; None for other handlers and for datagrams."""
 
     bytes_sent: int | None
     """What it has sent."""
@@ -102,12 +103,12 @@ class Statistics:
 
     @property
     def bytes_received(self) -> int:
-        """Bytes that coroutine handlers received on their connections, without TLS's own."""
+        """Bytes that handlers on the loop received on their connections, without TLS's own."""
         return self.received_before + sum(sock._received for sock in self._sockets())
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes that coroutine handlers sent on their connections, without TLS's own."""
+        """Bytes that handlers on the loop sent on their connections, without TLS's own."""
         return self.sent_before + sum(sock._total_sent() for sock in self._sockets())
 
     def _sockets(self) -> list[StreamSocket]:
