@@ -16,7 +16,7 @@ from ._in_progress import InTask, current, set_outcome
 from ._plain_socket import mark
 from ._proxies import TrustedProxies, read_header
 from ._readiness import is_ready
-from ._ssl import ssl
+from ._ssl import has_ssl, ssl
 from ._time_limits import NO_LIMITS, TimeLimits, limit_blocking, option_that_struck, time_limit
 from ._tls_handshake import shake_hands
 from .addresses import AF_UNIX
@@ -56,6 +56,10 @@ class ConnectionServer(BaseServer):
     _lingering: LingeringSockets | None = None
     _tls: ContextSource | None = None
     _proxies: TrustedProxies | None = None
+    _told_of_handshakes = False
+
+    # Whether legacy handlers run on the loop's thread.
+    _legacy_on_loop = False
 
     # Those that have one `max_connections` together, this one among them.
     _sharing: Sequence[ConnectionServer] = ()
@@ -232,10 +236,29 @@ class ConnectionServer(BaseServer):
 
     def _prepared(self, entry: InTask) -> Any:
         if self._kind is not HandlerKind.COROUTINE:
+            if has_ssl() and isinstance(entry.request, ssl.SSLSocket):
+                self._check_encrypted(entry.request)
             if isinstance(entry.request, socket.socket) and not self._secures:
                 limit_blocking(entry.request, self._limits)
             return entry.request
         return self._watched(entry)
+
+    def _check_encrypted(self, request: ssl.SSLSocket) -> None:
+        """See to a connection that get_request() has encrypted itself, for a thread or child."""
+        name = type(self).__qualname__
+        if self._secures:
+            raise TypeError(
+                f"{name} has an ssl_context, and its get_request() returned an ssl.SSLSocket, "
+                "which would be encrypted twice: have it return the plain socket"
+            )
+        if not self._told_of_handshakes and request.version() is not None:
+            self._told_of_handshakes = True
+            logger.warning(
+                "get_request() of %s does the TLS handshake on the loop's thread, where one "
+                "silent client holds up all: give the server ssl_context=context in its place, "
+                "or wrap with do_handshake_on_connect=False and do it in finish_request()",
+                name,
+            )
 
     def _watched(self, entry: InTask) -> StreamSocket:
         """Have the loop watch a connection from now on."""

@@ -62,6 +62,7 @@ class GreenletMixIn(_Base):
     """Seconds for which a handler may hold the loop before that is logged."""
 
     _runs_legacy = True
+    _legacy_on_loop = True
 
     _pool: GreenletPool | None = None
 

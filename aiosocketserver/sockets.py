@@ -60,10 +60,13 @@ class StreamSocket(ReceivingSide):
         limits: TimeLimits = NO_LIMITS,
         owner: object = None,
     ) -> None:
-        if sock.__class__.recv is not socket.socket.recv:
+        if getattr(type(sock), "recv", None) is not socket.socket.recv:
             raise TypeError(
-                f"a coroutine handler needs a plain socket.socket, and get_request() returned "
-                f"a {sock.__class__.__qualname__}, whose recv() may block the loop"
+                f"a handler on the loop needs a plain socket.socket, and get_request() returned "
+                f"a {type(sock).__qualname__}, whose recv() may block the loop. For TLS have "
+                "get_request() return the plain socket, and give the server "
+                "(aiosocketserver.TCPServer...) ssl_context=context, or await "
+                "self.request.start_tls(context) in the handler"
             )
         sock.setblocking(False)
         super().__init__(sock, lingering.loop, limits, owner)

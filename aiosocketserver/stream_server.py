@@ -15,6 +15,7 @@ from typing import Any, TypeGuard, Unpack, cast
 from . import addresses
 from ._given_socket import check_given_socket
 from ._readiness import is_ready
+from ._handler_kinds import HandlerKind
 from ._socket_timeouts import put_back, set_while_read
 from ._ssl import has_ssl, ssl
 from ._tls_ending import SSLSocketEnd
@@ -214,7 +215,10 @@ class TCPServer(ConnectionServer):
 
     def get_request(self) -> tuple[Any, Any]:
         """Accept one connection. See `BaseServer.get_request`."""
-        return self.socket.accept()
+        sock = self.socket
+        if type(sock) is not socket.socket and _is_ssl_socket(sock):
+            return _accept_without_handshake(sock)
+        return sock.accept()
 
     def shutdown_request(self, request: Any) -> None:
         """Say that no more comes, see to it that the client gets all, and close the request.
@@ -282,6 +286,17 @@ class TCPServer(ConnectionServer):
             raise RuntimeError(
                 f"the socket of this {type(self).__qualname__} does not listen: call "
                 "server_bind() and server_activate() first, as bind_and_activate=True does"
+            )
+        if _is_ssl_socket(self.socket) and (
+            self._kind is HandlerKind.COROUTINE
+            or self._legacy_on_loop
+            or getattr(self.socket, "do_handshake_on_connect", True)
+        ):
+            raise TypeError(
+                f"the socket of this {type(self).__qualname__} is an ssl.SSLSocket, whose TLS "
+                "would be done on the loop's thread, where one silent client holds up all: leave "
+                "it a plain socket, and give the server ssl_context=context, with which the "
+                "handshake is each connection's own"
             )
 
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -357,6 +372,23 @@ class TCPServer(ConnectionServer):
         if not _is_datagram_of(self.socket, kept):
             self.socket.close()
         super()._close_in_child(kept)
+
+
+def _accept_without_handshake(sock: ssl.SSLSocket) -> tuple[ssl.SSLSocket, Any]:
+    """As `accept` of a socket that was put in the server's place while it serves.
+
+    Its own would do the handshake on the loop. A thread or child does it when it first
+    reads or writes.
+    """
+    sock.setblocking(False)
+    connection, client_address = socket.socket.accept(sock)
+    secured = sock.context.wrap_socket(
+        connection,
+        server_side=True,
+        do_handshake_on_connect=False,
+        suppress_ragged_eofs=getattr(sock, "suppress_ragged_eofs", True),
+    )
+    return secured, client_address
 
 
 def _is_ssl_socket(request: object) -> TypeGuard[ssl.SSLSocket]:

@@ -172,6 +172,7 @@ def test_a_tls_socket_of_get_request_is_refused_with_a_clear_error(told: list[st
         assert ask(server.server_address) == b""
     assert len(told) == 1
     assert "needs a plain socket.socket, and get_request() returned a SSLSocket" in told[0]
+    assert "await self.request.start_tls(context)" in told[0]
 
 
 def test_an_exception_of_a_hook_reaches_handle_error_once_and_ends_the_connection(

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import trustme
 
+import aiosocketserver
+from aiosocketserver import compat
 from tests.compat_support import BOUND, IMPLEMENTATIONS, implementation, serving
 
 ADDRESS = ("127.0.0.1", 0)
@@ -137,3 +139,22 @@ def test_handshake_in_the_request_s_thread_holds_up_nobody(
         socket.create_connection(server.server_address, BOUND),
     ):
         assert get(server.server_address, client_context) == b"hello"
+
+
+def test_a_coroutine_handler_encrypts_its_connection_itself(
+    context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """What the error says to a program whose get_request() returns a TLS socket."""
+
+    class Secret(aiosocketserver.StreamRequestHandler):
+        async def handle(self) -> None:
+            await self.request.start_tls(context)
+            await self.wfile.write(await self.rfile.readline())
+
+    with (
+        serving(compat.TCPServer(ADDRESS, Secret)) as server,
+        socket.create_connection(server.server_address, BOUND) as sock,
+        client_context.wrap_socket(sock, server_hostname="127.0.0.1") as secured,
+    ):
+        secured.sendall(b"hello\n")
+        assert secured.recv(100) == b"hello\n"
