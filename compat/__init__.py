@@ -12,11 +12,11 @@ from typing import Any
 from .install import install as install
 from .install import uninstall as uninstall
 from .mix_ins import GreenletMixIn as GreenletMixIn
-from .servers import GreenletTCPServer as GreenletTCPServer
-from .servers import public_names as _public_names
+from .mixed_servers import GreenletTCPServer as GreenletTCPServer
+from .mixed_servers import public_names as _public_names
 
 if hasattr(_socketserver, "UnixStreamServer"):
-    from .servers import GreenletUnixStreamServer as GreenletUnixStreamServer
+    from .mixed_servers import GreenletUnixStreamServer as GreenletUnixStreamServer
 
 _names = _public_names()
 globals().update(_names)

@@ -18,7 +18,7 @@ from aiosocketserver.failures import awaitable
 from aiosocketserver.handlers import BaseRequestHandler
 from aiosocketserver.pipeline import made_to_await
 
-from .loops import without_running_loop
+from .loops import loop_factory_of, new_loop, without_running_loop
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -162,3 +162,28 @@ class CoroutineRequests(ConnectionServer):
 
     def _room_made(self) -> None:
         self._on_room()
+
+
+def serve_coroutine(server: Engine, request: Any, client_address: Any) -> bool:
+    """Have a coroutine handler serve the request; False if the handler is a legacy one."""
+    state = server._aiosocketserver
+    if not state.is_coroutine_handler(server.RequestHandlerClass):
+        return False
+    serving = state.serving_here()
+    if serving is not None:
+        serving.serve_coroutine(request, client_address)
+        return True
+    # handle_request(), which blocks until the request has been served.
+    with new_loop(loop_factory_of(server)) as loop:
+        loop.run_until_complete(_serve_one(server, request, client_address))
+    return True
+
+
+async def _serve_one(server: Engine, request: Any, client_address: Any) -> None:
+    coroutines = CoroutineRequests(
+        server,
+        asyncio.get_running_loop(),
+        on_fatal=server._aiosocketserver.fail,
+        on_room=lambda: None,
+    )
+    await coroutines.serve_one(request, client_address)

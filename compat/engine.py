@@ -6,12 +6,12 @@ import asyncio
 import socketserver
 import threading
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from aiosocketserver.options import check_options
 from aiosocketserver.pipeline import made_to_await
 
-from .coroutines import CoroutineRequests, requests_of
+from .coroutines import requests_of, serve_coroutine
 from .loops import LoopFactory, loop_factory_of, new_loop
 from .serving import Serving
 from .state import State
@@ -59,8 +59,8 @@ class _Stopped(threading.Event):
 class Engine(_Base):
     """Serves on an event loop what a socketserver class with all its hooks is.
 
-    It is a base of all server classes and mix-ins of compat, so that a class made half
-    from compat and half from the standard library is served by it too. Hooks and plain
+    It is a base of all server classes of compat. A class made of a mix-in of compat and a
+    server class of the standard library has it as well (see `give_engine`). Hooks and plain
     handlers are called in the thread that called `serve_forever`, as in socketserver;
     handlers of a mix-in in their threads and children, with finish_request,
     handle_error, shutdown_request and close_request; coroutine handlers in tasks on the
@@ -114,9 +114,9 @@ class Engine(_Base):
             with new_loop(loop_factory_of(self)) as loop:
                 serving = Serving(self, loop, poll_interval)
                 loop.set_exception_handler(serving.on_loop_error)
-                loop.run_until_complete(self._serve(serving))
+                loop.run_until_complete(self.__serve(serving))
         finally:
-            self._tell_stopped()
+            self.__tell_stopped()
         if serving.error is not None:
             raise serving.error
 
@@ -129,14 +129,14 @@ class Engine(_Base):
         self._BaseServer__is_shut_down.clear()
         try:
             serving = Serving(self, asyncio.get_running_loop(), poll_interval)
-            await self._serve(serving)
+            await self.__serve(serving)
         finally:
-            self._tell_stopped()
+            self.__tell_stopped()
         if serving.error is not None:
             raise serving.error
 
-    async def _serve(self, serving: Serving) -> None:
-        self._check_handler()
+    async def __serve(self, serving: Serving) -> None:
+        self.__check_handler()
         servings = self._aiosocketserver.servings
         servings.add(serving)
         try:
@@ -146,9 +146,9 @@ class Engine(_Base):
             if serving.coroutines is not None:
                 # One of them may have left a shutdown() to the loop's executor, for
                 # which closing the loop waits.
-                self._tell_stopped()
+                self.__tell_stopped()
 
-    def _tell_stopped(self) -> None:
+    def __tell_stopped(self) -> None:
         self._BaseServer__shutdown_request = False
         if not self._aiosocketserver.servings:
             # Many programs never call server_close(), or override it without ours.
@@ -179,7 +179,10 @@ class Engine(_Base):
 
     @property
     def _BaseServer__shutdown_request(self) -> bool:  # noqa: N802
-        return bool(vars(self)["_BaseServer__shutdown_request"])
+        try:
+            return bool(vars(self)["_BaseServer__shutdown_request"])
+        except KeyError:
+            raise self.__without("_BaseServer__shutdown_request") from None
 
     @_BaseServer__shutdown_request.setter
     def _BaseServer__shutdown_request(self, value: bool) -> None:  # noqa: N802
@@ -189,12 +192,20 @@ class Engine(_Base):
 
     @property
     def _BaseServer__is_shut_down(self) -> _Stopped:  # noqa: N802
-        event: _Stopped = vars(self)["_BaseServer__is_shut_down"]
+        try:
+            event: _Stopped = vars(self)["_BaseServer__is_shut_down"]
+        except KeyError:
+            raise self.__without("_BaseServer__is_shut_down") from None
         return event
 
     @_BaseServer__is_shut_down.setter
     def _BaseServer__is_shut_down(self, value: threading.Event) -> None:  # noqa: N802
         vars(self)["_BaseServer__is_shut_down"] = _Stopped()
+
+    def __without(self, name: str) -> AttributeError:
+        """What Python raises where the constructor has not been called, for a fake as a rule."""
+        message = f"{type(self).__name__!r} object has no attribute {name!r}"
+        return AttributeError(message, name=name, obj=self)
 
     def server_close(self) -> None:
         """Close the server. A `serve_forever` that runs ends. May be overridden."""
@@ -205,10 +216,10 @@ class Engine(_Base):
 
     def handle_request(self) -> None:
         """Serve one request; a coroutine handler's has been served when it returns."""
-        self._check_handler()
+        self.__check_handler()
         super().handle_request()
 
-    def _check_handler(self) -> None:
+    def __check_handler(self) -> None:
         """Tell what cannot work before anybody has connected."""
         if self._aiosocketserver.is_coroutine_handler(self.RequestHandlerClass):
             check_options(self, COROUTINE_OPTIONS)
@@ -239,31 +250,10 @@ class Engine(_Base):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Call finish_request; have a coroutine handler serve in a task. May be overridden."""
-        if not self._serve_coroutine(request, client_address):
+        if not serve_coroutine(self, request, client_address):
             super().process_request(request, client_address)
 
-    def _serve_coroutine(self, request: Any, client_address: Any) -> bool:
-        """Have a coroutine handler serve the request; False if the handler is a legacy one."""
-        state = self._aiosocketserver
-        if not state.is_coroutine_handler(self.RequestHandlerClass):
-            return False
-        serving = state.serving_here()
-        if serving is not None:
-            serving.serve_coroutine(request, client_address)
-            return True
-        # handle_request(), which blocks until the request has been served.
-        with new_loop(loop_factory_of(self)) as loop:
-            loop.run_until_complete(self._serve_one(request, client_address))
-        return True
-
-    async def _serve_one(self, request: Any, client_address: Any) -> None:
-        loop = asyncio.get_running_loop()
-        coroutines = CoroutineRequests(
-            self, loop, on_fatal=self._aiosocketserver.fail, on_room=lambda: None
-        )
-        await coroutines.serve_one(request, client_address)
-
-    def _has_room(self) -> bool:
+    def _aiosocketserver_has_room(self) -> bool:
         """Whether one more request may be taken. The mix-ins have limits."""
         return True
 
@@ -298,3 +288,12 @@ class Engine(_Base):
         if requests is None:
             raise RuntimeError("run_in_thread() is for a coroutine handler of this server")
         return requests.run_in_thread(function, *args, **kwargs)
+
+
+def with_engine(server: object) -> Engine | None:
+    """The server itself, if its class has the engine; None for one without.
+
+    A mix-in may be over nothing, or over a program's own class, and its methods be
+    called with a mock as `self`, which passes isinstance() for whatever it stands for.
+    """
+    return cast("Engine", server) if issubclass(type(server), Engine) else None

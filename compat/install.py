@@ -8,9 +8,9 @@ import sys
 import warnings
 from types import ModuleType
 
+from . import mix_ins
 from .engine import Engine
 from .greenlets import check_installed
-from .mix_ins import ThreadingMixIn
 
 # Python 2's name, which many old texts use, comes with it.
 _NAMES = ("socketserver", "SocketServer")
@@ -38,7 +38,7 @@ def install(*, reimport: bool = False, greenlets: bool = False) -> list[str]:
     """
     if greenlets:
         check_installed()
-        ThreadingMixIn.greenlets = True
+        mix_ins.ThreadingMixIn.greenlets = True
     for name in _NAMES:
         if sys.modules.get(name) is not _compat():
             _before[name] = sys.modules.get(name)
@@ -71,7 +71,7 @@ def uninstall() -> list[str]:
         else:
             sys.modules[name] = module
     _before.clear()
-    ThreadingMixIn.greenlets = None
+    mix_ins.ThreadingMixIn.greenlets = None
     _reimport(_reimported)
     _reimported.clear()
     return _users_of(_compat())
@@ -99,14 +99,15 @@ def _module_of(value: object) -> ModuleType | None:
     """compat or socketserver, for a server class or a mix-in that is made with it."""
     if not isinstance(value, type) or not issubclass(value, _SERVERS_AND_MIX_INS):
         return None
-    return _compat() if issubclass(value, Engine) else socketserver
+    return _compat() if issubclass(value, _OF_COMPAT) else socketserver
 
 
-_SERVERS_AND_MIX_INS = tuple(
-    getattr(socketserver, name)
-    for name in ("BaseServer", "ThreadingMixIn", "ForkingMixIn")
-    if hasattr(socketserver, name)
+_MIX_INS = [name for name in ("ThreadingMixIn", "ForkingMixIn") if hasattr(socketserver, name)]
+_SERVERS_AND_MIX_INS = (
+    socketserver.BaseServer,
+    *(getattr(socketserver, name) for name in _MIX_INS),
 )
+_OF_COMPAT = Engine, *(getattr(mix_ins, name) for name in _MIX_INS)
 
 
 def _is_standard(name: str) -> bool:

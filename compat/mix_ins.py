@@ -13,9 +13,11 @@ from typing import Any, ParamSpec, TypeVar
 from aiosocketserver.children import ChildWatch, leave_servers, start_child
 from aiosocketserver.threads import Job, name_of_new_thread
 
-from .coroutines import requests_of
-from .engine import Engine
+from .coroutines import requests_of, serve_coroutine
+from .engine import Engine, with_engine
 from .greenlets import GreenletRequests, is_for_greenlet, wants_greenlets
+from .servers import give_engine
+from .state import State
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,7 +58,7 @@ def _context_of_new_thread() -> Context:
     return copy_context() if inherits else Context()
 
 
-class ThreadingMixIn(socketserver.ThreadingMixIn, Engine):
+class ThreadingMixIn(socketserver.ThreadingMixIn):
     """Mix-in class to handle each request in a thread of its own; threads are reused.
 
     The handler finds what a new thread has: an empty context, socketserver's thread
@@ -82,34 +84,32 @@ class ThreadingMixIn(socketserver.ThreadingMixIn, Engine):
     _threads: Any
     reuse_threads: bool = True
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        give_engine(cls)
+        super().__init_subclass__(**options)
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have a thread serve the request; a coroutine handler is served on the loop."""
-        if self._serve_coroutine(request, client_address):
+        server = with_engine(self)
+        if server is None:
+            socketserver.ThreadingMixIn.process_request(self, request, client_address)
             return
-        if self._serve_in_greenlet(request, client_address):
+        if serve_coroutine(server, request, client_address):
+            return
+        if _serve_in_greenlet(server, request, client_address):
             return
         if self.block_on_close and "_threads" not in vars(self):
             vars(self).setdefault("_threads", RequestThreads())
-        self._aiosocketserver.threads.submit(
+        state = server._aiosocketserver
+        state.threads.submit(
             functools.partial(self.process_request_thread, request, client_address),
             _context_of_new_thread(),
             name=name_of_new_thread(self.process_request_thread),
             daemon=bool(self.daemon_threads),
             reuse=self.reuse_threads,
             on_begin=self._threads.append,
-            on_end=self._request_ended,
+            on_end=functools.partial(_request_ended, self, state),
         )
-
-    def _serve_in_greenlet(self, request: Any, client_address: Any) -> bool:
-        """Have a greenlet serve the request; False if it is one for a thread."""
-        if not (is_for_greenlet(request) and wants_greenlets(self)):
-            return False
-        serving = self._aiosocketserver.serving_here()
-        if serving is None:
-            # handle_request(), which has no loop that goes on when it returns.
-            return False
-        serving.serve_in_greenlet(request, client_address)
-        return True
 
     def run_on_loop(
         self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
@@ -130,20 +130,38 @@ class ThreadingMixIn(socketserver.ThreadingMixIn, Engine):
             return function(*args, **kwargs)
         return requests.run_blocking(function, *args, **kwargs)
 
-    def _request_ended(self, job: Job) -> None:
-        threads = self._threads
-        if isinstance(threads, RequestThreads):
-            threads.discard(job)
-        self._aiosocketserver.room_made()
-
-    def _has_room(self) -> bool:
-        return self.max_threads is None or self._aiosocketserver.threads.busy < self.max_threads
+    def _aiosocketserver_has_room(self) -> bool:
+        if self.max_threads is None:
+            return True
+        server = with_engine(self)
+        return server is None or server._aiosocketserver.threads.busy < self.max_threads
 
     def server_close(self) -> None:
         """Close the server, and wait for the threads if `block_on_close` says so."""
         super().server_close()
-        for thread in self._aiosocketserver.threads.end_idle():
-            thread.join()
+        server = with_engine(self)
+        if server is not None:
+            for thread in server._aiosocketserver.threads.end_idle():
+                thread.join()
+
+
+def _serve_in_greenlet(server: Engine, request: Any, client_address: Any) -> bool:
+    """Have a greenlet serve the request; False if it is one for a thread."""
+    if not (is_for_greenlet(request) and wants_greenlets(server)):
+        return False
+    serving = server._aiosocketserver.serving_here()
+    if serving is None:
+        # handle_request(), which has no loop that goes on when it returns.
+        return False
+    serving.serve_in_greenlet(request, client_address)
+    return True
+
+
+def _request_ended(server: ThreadingMixIn, state: State, job: Job) -> None:
+    threads = server._threads
+    if isinstance(threads, RequestThreads):
+        threads.discard(job)
+    state.room_made()
 
 
 class GreenletMixIn(ThreadingMixIn):
@@ -159,7 +177,7 @@ class GreenletMixIn(ThreadingMixIn):
 
 if hasattr(os, "fork"):
 
-    class ForkingMixIn(socketserver.ForkingMixIn, Engine):
+    class ForkingMixIn(socketserver.ForkingMixIn):
         """Mix-in class to handle each request in a new process.
 
         The child lets go of the event loop, of what that has installed in the process,
@@ -169,55 +187,66 @@ if hasattr(os, "fork"):
         more requests. Other people's children are never reaped.
         """
 
+        def __init_subclass__(cls, **options: Any) -> None:
+            give_engine(cls)
+            super().__init_subclass__(**options)
+
         def process_request(self, request: Any, client_address: Any) -> None:
             """Have a child serve the request; a coroutine handler is served on the loop."""
-            if self._serve_coroutine(request, client_address):
+            server = with_engine(self)
+            if server is None:
+                socketserver.ForkingMixIn.process_request(self, request, client_address)
+                return
+            if serve_coroutine(server, request, client_address):
                 return
             self.collect_children()
-            pid = start_child(functools.partial(self._serve_in_child, request, client_address))
+            pid = start_child(functools.partial(_serve_in_child, server, request, client_address))
             if self.active_children is None:
                 self.active_children = set()
             self.active_children.add(pid)
-            state = self._aiosocketserver
+            state = server._aiosocketserver
             serving = state.serving_here()
             if serving is not None:
                 state.child_watches[pid] = ChildWatch(
-                    serving.loop, pid, functools.partial(self._reap, pid, os.WNOHANG)
+                    serving.loop, pid, functools.partial(_reap, self, state, pid, os.WNOHANG)
                 )
-            self.close_request(request)
-
-        def _serve_in_child(self, request: Any, client_address: Any) -> int:
-            leave_servers()
-            status = 1
-            try:
-                self.finish_request(request, client_address)
-                status = 0
-            except Exception:  # noqa: BLE001 - handle_error() reports it
-                self.handle_error(request, client_address)
-            finally:
-                self.shutdown_request(request)
-            return status
+            server.close_request(request)
 
         def collect_children(self, *, blocking: bool = False) -> None:
             """Reap the children that have ended; with `blocking`, wait for all of them."""
-            for pid in list(self.active_children or ()):
-                self._reap(pid, 0 if blocking else os.WNOHANG)
-
-        def _reap(self, pid: int, flags: int) -> None:
-            try:
-                ended, _ = os.waitpid(pid, flags)
-            except ChildProcessError:
-                # Somebody else has reaped it.
-                ended = pid
-            if not ended:
+            server = with_engine(self)
+            if server is None:
+                socketserver.ForkingMixIn.collect_children(self, blocking=blocking)
                 return
-            state = self._aiosocketserver
-            watch = state.child_watches.pop(pid, None)
-            if watch is not None:
-                watch.close()
-            if self.active_children is not None:
-                self.active_children.discard(pid)
-            state.room_made()
+            for pid in list(self.active_children or ()):
+                _reap(self, server._aiosocketserver, pid, 0 if blocking else os.WNOHANG)
 
-        def _has_room(self) -> bool:
+        def _aiosocketserver_has_room(self) -> bool:
             return len(self.active_children or ()) < self.max_children
+
+    def _serve_in_child(server: Engine, request: Any, client_address: Any) -> int:
+        leave_servers()
+        status = 1
+        try:
+            server.finish_request(request, client_address)
+            status = 0
+        except Exception:  # noqa: BLE001 - handle_error() reports it
+            server.handle_error(request, client_address)
+        finally:
+            server.shutdown_request(request)
+        return status
+
+    def _reap(server: ForkingMixIn, state: State, pid: int, flags: int) -> None:
+        try:
+            ended, _ = os.waitpid(pid, flags)
+        except ChildProcessError:
+            # Somebody else has reaped it.
+            ended = pid
+        if not ended:
+            return
+        watch = state.child_watches.pop(pid, None)
+        if watch is not None:
+            watch.close()
+        if server.active_children is not None:
+            server.active_children.discard(pid)
+        state.room_made()

@@ -1,4 +1,4 @@
-"""socketserver's server classes and mix-ins, each over the one that it stands for.
+"""socketserver's server classes, each over the one that it stands for.
 
 Each class here has its counterpart before the classes that it shares with others:
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import socketserver
 from typing import Any
 
-from . import mix_ins
 from .engine import Engine
 
 
@@ -33,47 +32,45 @@ class TCPServer(  # pyright: ignore[reportIncompatibleVariableOverride]
         super().server_close()
 
 
-# The counterpart of each of socketserver's classes that is a server or a mix-in.
-_counterparts: dict[type, Any] = {
+# Those made so far, by the class that they stand for. The mix-ins come in when they are made.
+counterparts: dict[type, Any] = {
     socketserver.BaseServer: BaseServer,
     socketserver.TCPServer: TCPServer,
-    socketserver.ThreadingMixIn: mix_ins.ThreadingMixIn,
 }
-if hasattr(socketserver, "ForkingMixIn"):
-    _counterparts[socketserver.ForkingMixIn] = mix_ins.ForkingMixIn
+
+# socketserver's server classes that are made without a mix-in: TCPServer, UDPServer, ...
+_PLAIN_SERVERS = {
+    cls
+    for cls in vars(socketserver).values()
+    if isinstance(cls, type)
+    and issubclass(cls, socketserver.BaseServer)
+    and all(issubclass(base, socketserver.BaseServer) for base in cls.__mro__[:-1])
+}
 
 
-def _counterpart(cls: type) -> Any:
-    if cls not in _counterparts:
-        bases = (cls, *(_counterpart(base) for base in cls.__bases__ if base is not object))
-        _counterparts[cls] = type(cls.__name__, bases, {"__doc__": cls.__doc__})
-    return _counterparts[cls]
+def counterpart(cls: type) -> Any:
+    """The class that stands for one of socketserver's, made if need be."""
+    if cls not in counterparts:
+        bases = (cls, *(counterpart(base) for base in cls.__bases__ if base is not object))
+        counterparts[cls] = type(cls.__name__, bases, {"__doc__": cls.__doc__})
+    return counterparts[cls]
 
 
-class GreenletTCPServer(mix_ins.GreenletMixIn, TCPServer):
-    """`TCPServer` that handles each connection in a greenlet."""
+def give_engine(cls: type) -> None:
+    """Have a class that has a mix-in of compat over a server without the engine be served by it.
 
-
-if hasattr(socketserver, "UnixStreamServer"):
-
-    class GreenletUnixStreamServer(
-        mix_ins.GreenletMixIn,
-        _counterpart(socketserver.UnixStreamServer),  # type: ignore[misc]
-    ):
-        """`UnixStreamServer` that handles each connection in a greenlet."""
-
-
-def public_names() -> dict[str, Any]:
-    """All that `socketserver.__all__` names: counterparts, and the handler classes themselves."""
-    names: dict[str, Any] = {}
-    standard: list[str] = vars(socketserver)["__all__"]
-    for name in standard:
-        thing = getattr(socketserver, name)
-        if isinstance(thing, type) and (
-            thing in _counterparts or issubclass(thing, socketserver.BaseServer)
-        ):
-            thing = _counterpart(thing)
-            # The module of one that is made here would be `abc`, of whoever calls type().
-            thing.__module__ = __package__
-        names[name] = thing
-    return names
+    Each plain server class of socketserver gets its counterpart in front, and nothing
+    else changes its place in the method resolution order. What is no server, or has the
+    engine, stays as it is.
+    """
+    if not issubclass(cls, socketserver.BaseServer) or issubclass(cls, Engine):
+        return
+    bases: list[type] = []
+    for each in cls.__mro__:
+        if each in _PLAIN_SERVERS:
+            ours = counterpart(each)
+            if not (bases and issubclass(bases[-1], ours)):
+                bases.append(ours)
+        elif each in cls.__bases__:
+            bases.append(each)
+    cls.__bases__ = tuple(bases)

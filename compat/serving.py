@@ -195,7 +195,8 @@ class Serving:
     def _has_room(self) -> bool:
         """Whether one more request may be taken; without, nothing is, until `room_made`."""
         self._paused = True
-        if self.server._has_room() and (self.coroutines is None or self.coroutines.has_room()):
+        room = self.server._aiosocketserver_has_room()
+        if room and (self.coroutines is None or self.coroutines.has_room()):
             self._paused = False
             return True
         self._unregister()

@@ -147,7 +147,7 @@ def test_an_exit_leaves_handle_request_with_the_request_shut_down_once() -> None
 
 
 # asyncio's loop waits in the first, and uvloop, which is not Python, for the others.
-WAITING = ("select", "serve_forever", "_serve_coroutine")
+WAITING = ("select", "serve_forever", "serve_coroutine")
 
 
 def is_waiting() -> bool:
