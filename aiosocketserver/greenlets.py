@@ -65,6 +65,7 @@ class GreenletMixIn(_Base):
     _legacy_on_loop = True
 
     _pool: GreenletPool | None = None
+    _socket_class: type[GreenletSocket]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As the server's. Raises ImportError without greenlet, TypeError for datagrams."""
@@ -144,24 +145,27 @@ class GreenletMixIn(_Base):
     # The stages before, in the connection's task
 
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
+        # They load greenlet, and so cannot be imported above.
         from ._in_greenlet import GreenletPool
+        from .greenlet_socket import GreenletSocket
 
         super()._loop_changed(loop)
         self._pool = GreenletPool(loop)
+        self._socket_class = GreenletSocket
 
     def _prepared(self, entry: InTask) -> Any:
         if self._kind is HandlerKind.COROUTINE:
             return super()._prepared(entry)
-        return _view(self._watched(entry))
+        return self._socket_class(self._watched(entry))
 
     async def _secured(self, entry: InTask) -> Any:
         secured = await super()._secured(entry)
-        return secured if self._kind is HandlerKind.COROUTINE else _view(secured)
+        return secured if self._kind is HandlerKind.COROUTINE else self._socket_class(secured)
 
     async def _end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
         if self._kind is not HandlerKind.COROUTINE and isinstance(request, StreamSocket):
             # What the hooks are made for.
-            request = _view(request)
+            request = self._socket_class(request)
         await super()._end_failed(error, request, client_address)
 
     # From the handler to the loop and to threads
@@ -192,10 +196,3 @@ class GreenletMixIn(_Base):
 
 
 serving.add(GreenletMixIn._run_in_greenlet.__code__)
-
-
-def _view(stream: StreamSocket) -> GreenletSocket:
-    # It loads greenlet.
-    from .greenlet_socket import GreenletSocket
-
-    return GreenletSocket(stream)

@@ -18,7 +18,7 @@ from aiosocketserver.failures import awaitable
 from aiosocketserver.handlers import BaseRequestHandler
 from aiosocketserver.pipeline import made_to_await
 
-from .loops import loop_factory_of, new_loop, without_running_loop
+from .loops import new_loop, without_running_loop
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -174,7 +174,7 @@ def serve_coroutine(server: Engine, request: Any, client_address: Any) -> bool:
         serving.serve_coroutine(request, client_address)
         return True
     # handle_request(), which blocks until the request has been served.
-    with new_loop(loop_factory_of(server)) as loop:
+    with new_loop(state.loop_factory(server)) as loop:
         loop.run_until_complete(_serve_one(server, request, client_address))
     return True
 

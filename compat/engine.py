@@ -77,7 +77,8 @@ class Engine(_Base):
 
     - loop_factory: "asyncio", "uvloop", or a function that makes an event loop; None,
       the default, for what the environment variable AIOSOCKETSERVER_LOOP says, and
-      "asyncio" without one
+      "asyncio" without one. Looked at when `serve_forever` begins, and for the first
+      `handle_request` that needs a loop
     - shutdown_timeout: seconds that coroutine handlers have to end when `serve_forever`
       ends, before they are cancelled; 5. None for ever
     - max_line_size, max_block_size, linger_timeout, max_concurrency: for coroutine

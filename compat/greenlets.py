@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import socket
+import socketserver
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,21 @@ if TYPE_CHECKING:
 GREENLETS_VARIABLE = "AIOSOCKETSERVER_GREENLETS"
 
 
-def wants_greenlets(server: Any) -> bool:
-    """Whether a server with ThreadingMixIn is to have greenlets: its `greenlets`, the environment.
+def wants_greenlets(server: object) -> bool:
+    """Whether a server is to have greenlets for threads: its `greenlets`, the environment.
 
-    Raises ImportError where greenlet is not installed.
+    No datagram server is. Raises ImportError where greenlet is not installed.
     """
-    wanted = server.greenlets
+    # Without ThreadingMixIn, an attribute of that name is the program's own.
+    if not isinstance(server, socketserver.ThreadingMixIn):
+        return False
+    wanted = getattr(server, "greenlets", False)
     if wanted is None:
         wanted = os.environ.get(GREENLETS_VARIABLE, "") not in ("", "0")
-    if wanted:
-        check_installed()
-    return bool(wanted)
+    if not wanted or getattr(server, "socket_type", None) == socket.SOCK_DGRAM:
+        return False
+    check_installed()
+    return True
 
 
 def check_installed() -> None:

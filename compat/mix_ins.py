@@ -15,7 +15,7 @@ from aiosocketserver.threads import Job, name_of_new_thread
 
 from .coroutines import requests_of, serve_coroutine
 from .engine import Engine, with_engine
-from .greenlets import GreenletRequests, is_for_greenlet, wants_greenlets
+from .greenlets import GreenletRequests, is_for_greenlet
 from .servers import give_engine
 from .state import State
 
@@ -72,7 +72,8 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
     - reuse_threads: True. With False each request gets a new thread
     - greenlets: whether connections are served in greenlets on the loop's thread, and not
       in threads; None, the default, for what the environment variable
-      AIOSOCKETSERVER_GREENLETS says, and threads without one. See `GreenletMixIn`
+      AIOSOCKETSERVER_GREENLETS says, and threads without one; looked at when
+      `serve_forever` begins. See `GreenletMixIn`
     - blocking_warning: see there
     """
 
@@ -147,14 +148,11 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
 
 def _serve_in_greenlet(server: Engine, request: Any, client_address: Any) -> bool:
     """Have a greenlet serve the request; False if it is one for a thread."""
-    if not (is_for_greenlet(request) and wants_greenlets(server)):
-        return False
     serving = server._aiosocketserver.serving_here()
-    if serving is None:
-        # handle_request(), which has no loop that goes on when it returns.
+    # There is none in handle_request(), which has no loop that goes on when it returns.
+    if serving is None or not is_for_greenlet(request):
         return False
-    serving.serve_in_greenlet(request, client_address)
-    return True
+    return serving.serve_in_greenlet(request, client_address)
 
 
 def _request_ended(server: ThreadingMixIn, state: State, job: Job) -> None:

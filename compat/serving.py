@@ -18,7 +18,7 @@ from aiosocketserver.listener import is_listening
 from aiosocketserver.server import cannot_watch
 
 from .coroutines import CoroutineRequests
-from .greenlets import GreenletRequests
+from .greenlets import GreenletRequests, wants_greenlets
 from .loops import with_running_loop
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ class Serving:
                 "server to serve again"
             )
         self._poll.register(self._descriptor, select.POLLIN)
+        if wants_greenlets(self.server):
+            self.greenlets = GreenletRequests(
+                self.server, self.loop, on_fatal=self.fail, on_room=self.room_made
+            )
         # One from an earlier handle_request() says nothing about now.
         self.server._aiosocketserver.take_accept_error()
         try:
@@ -237,11 +241,13 @@ class Serving:
         with with_running_loop(self.loop):
             self.coroutines.start(request, client_address)
 
-    def serve_in_greenlet(self, request: Any, client_address: Any) -> None:
-        """Have a legacy handler serve the request in a greenlet of this thread."""
+    def serve_in_greenlet(self, request: Any, client_address: Any) -> bool:
+        """Have a legacy handler serve the request in a greenlet of this thread.
+
+        False if the server has asked for none when the serving began.
+        """
         if self.greenlets is None:
-            self.greenlets = GreenletRequests(
-                self.server, self.loop, on_fatal=self.fail, on_room=self.room_made
-            )
+            return False
         with with_running_loop(self.loop):
             self.greenlets.start(request, client_address)
+        return True

@@ -13,8 +13,10 @@ from aiosocketserver.datagram_receiver import Arrival, DatagramReceiver
 from aiosocketserver.threads import ThreadPool
 
 from .coroutines import is_coroutine_handler
+from .loops import LoopFactory, loop_factory_of
 
 if TYPE_CHECKING:
+    from .engine import Engine
     from .serving import Serving
 
 
@@ -35,6 +37,7 @@ class State:
         # The last RequestHandlerClass that was looked at, and what it was found to be.
         self._handler: object = None
         self._handler_is_coroutine = False
+        self._loop_factory: LoopFactory | None = None
         live_servers.add(self)
 
     def is_coroutine_handler(self, handler: object) -> bool:
@@ -70,6 +73,12 @@ class State:
         if arrival.is_cut(data, self._receiver.max_packet_size):
             self._receiver.log_truncated(arrival)
         return arrival
+
+    def loop_factory(self, server: Engine) -> LoopFactory:
+        """What makes the loop of each handle_request(), looked up for the first one."""
+        if self._loop_factory is None:
+            self._loop_factory = loop_factory_of(server)
+        return self._loop_factory
 
     def serving_here(self) -> Serving | None:
         """The serving that runs in this thread, and has called what asks."""

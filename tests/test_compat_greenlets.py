@@ -89,6 +89,21 @@ def test_datagrams_go_to_threads() -> None:
         assert b"process_request_thread" in client.recv(100)
 
 
+def test_sockets_of_a_program_s_own_class_go_to_threads() -> None:
+    """As an ssl.SSLSocket, which waits in its own way."""
+
+    class Own(socket.socket):
+        pass
+
+    class Server(compat.GreenletTCPServer):
+        def get_request(self) -> tuple[Any, Any]:
+            connection, address = super().get_request()
+            return Own(fileno=connection.detach()), address
+
+    with serving(Server(("127.0.0.1", 0), Named)) as server:
+        assert b"process_request_thread" in ask(server.server_address, b"hello\n")
+
+
 def test_hooks_are_the_programs_own() -> None:
     called: list[str] = []
 
