@@ -113,7 +113,7 @@ class Engine(_Base):
         self._BaseServer__is_shut_down.clear()
         try:
             with new_loop(loop_factory_of(self)) as loop:
-                serving = Serving(self, loop, poll_interval)
+                serving = Serving(self, loop, poll_interval, owns_loop=True)
                 loop.set_exception_handler(serving.on_loop_error)
                 loop.run_until_complete(self.__serve(serving))
         finally:
@@ -129,7 +129,8 @@ class Engine(_Base):
         """
         self._BaseServer__is_shut_down.clear()
         try:
-            serving = Serving(self, asyncio.get_running_loop(), poll_interval)
+            loop = asyncio.get_running_loop()
+            serving = Serving(self, loop, poll_interval, owns_loop=False)
             await self.__serve(serving)
         finally:
             self.__tell_stopped()
@@ -228,9 +229,11 @@ class Engine(_Base):
     def _handle_request_noblock(self) -> None:
         # As socketserver's, which swallows the error that tells that get_request() can
         # only fail again: at EMFILE its loop spins.
+        serving = self._aiosocketserver.serving_here()
         try:
             self._aiosocketserver.look_at_datagram(self)
-            request, client_address = self.get_request()
+            get_request = self.get_request if serving is None else serving.get_request
+            request, client_address = get_request()
         except OSError as error:
             self._aiosocketserver.accept_error = error
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import select
 import socket
 import socketserver
@@ -14,6 +13,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from aiosocketserver._back_off import CAPACITY_ERRNOS, BackOff
+from aiosocketserver._taking import Taking, while_nonblocking
 from aiosocketserver.listener import is_listening
 from aiosocketserver.server import cannot_watch
 
@@ -38,10 +38,17 @@ class Serving:
     """
 
     def __init__(
-        self, server: Engine, loop: asyncio.AbstractEventLoop, poll_interval: float | None
+        self,
+        server: Engine,
+        loop: asyncio.AbstractEventLoop,
+        poll_interval: float | None,
+        *,
+        owns_loop: bool,
     ) -> None:
         self.server = server
         self.loop = loop
+        # Whether nothing else runs there than what comes with the server.
+        self.owns_loop = owns_loop
         self.thread = threading.get_ident()
         # What a hook or a plain handler raised that socketserver lets through.
         self.error: BaseException | None = None
@@ -53,6 +60,7 @@ class Serving:
         self._context = copy_context()
         self._descriptor = -1
         self._poll = select.poll()
+        self._taking: Taking | None = None
         self._registered = False
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
@@ -160,6 +168,25 @@ class Serving:
                 self._back_off.emptied()
                 return
 
+    def get_request(self) -> tuple[Any, Any]:
+        """The server's, which does not wait when another process was faster."""
+        sock = getattr(self.server, "socket", None)
+        if not isinstance(sock, socket.socket):
+            return self.server.get_request()
+        taking = self._taking
+        if taking is None or taking.sock is not sock:
+            taking = self._taking = Taking(sock, self._may_wait)
+        taking.begin()
+        try:
+            return self.server.get_request()
+        finally:
+            taking.end()
+
+    def _may_wait(self) -> bool:
+        """Whether a get_request() that waits for a second client holds up nobody else."""
+        alone = self.owns_loop and self.coroutines is None and self.greenlets is None
+        return alone and not self._is_over()
+
     def _is_over(self) -> bool:
         return self._ended.done() or self.server._BaseServer__shutdown_request
 
@@ -219,11 +246,18 @@ class Serving:
         if self._registered or self._ended.done() or self._back_off.lasts:
             return
         if self._has_room():
-            # uvloop makes the descriptor non-blocking, for every process that shares it.
-            blocking = os.get_blocking(self._descriptor)
-            self.loop.add_reader(self._descriptor, self._on_readable)
-            os.set_blocking(self._descriptor, blocking)
+            self._watch()
             self._registered = True
+
+    def _watch(self) -> None:
+        # uvloop makes the descriptor non-blocking, for every process that shares it.
+        try:
+            while_nonblocking(
+                self._descriptor, self.loop.add_reader, self._descriptor, self._on_readable
+            )
+        except BlockingIOError:
+            # Another process has just done the same, and puts the mode back.
+            self.loop.add_reader(self._descriptor, self._on_readable)
 
     def _unregister(self) -> None:
         if self._registered:
