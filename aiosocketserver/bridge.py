@@ -31,8 +31,11 @@ class Bridge:
 
     _loop: asyncio.AbstractEventLoop | None = None
 
+    # Seconds that a thread without a job is kept; None for what the pool does.
+    _thread_idle_timeout: float | None = None
+
     def __init__(self) -> None:
-        self._threads = ThreadPool()
+        self._threads = ThreadPool(self._thread_idle_timeout)
         self._thread_slots: asyncio.Semaphore | None = None
 
     async def run_in_thread(

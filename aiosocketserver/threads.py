@@ -13,8 +13,9 @@ from contextvars import Context
 from queue import Empty, SimpleQueue
 from typing import Any
 
-# Seconds that a thread waits for its next job. Trio and anyio chose 10 as well: long
-# enough for the gaps of a busy server, short enough to give a burst's threads back.
+# Seconds that a thread waits for its next job, unless its pool says otherwise. Trio and
+# anyio chose 10 as well: long enough for the gaps of a busy server, short enough to give
+# a burst's threads back.
 IDLE_TIMEOUT = 10.0
 
 
@@ -127,11 +128,13 @@ class _Crew:
 class ThreadPool:
     """The reused threads of one server; as many as there are jobs at once, without a limit.
 
-    An idle thread never delays the interpreter's exit; one with a job does unless it
-    is a daemon, as with `threading.Thread`. All methods may be called in any thread.
+    A thread without a job ends after `idle_timeout` seconds; None for IDLE_TIMEOUT. Until
+    then it never delays the interpreter's exit; one with a job does unless it is a daemon,
+    as with `threading.Thread`. All methods may be called in any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idle_timeout: float | None = None) -> None:
+        self.idle_timeout = idle_timeout
         self._lock = threading.Lock()
         self._crews = {True: _Crew(), False: _Crew()}
         self._keeps_threads = True
@@ -299,9 +302,10 @@ class _Worker(threading.Thread):
 
     def _is_woken(self) -> bool:
         """Wait for a job; False when the thread has to end instead."""
+        own = self.pool.idle_timeout
         while True:
             try:
-                return self.wake.get(timeout=IDLE_TIMEOUT)
+                return self.wake.get(timeout=IDLE_TIMEOUT if own is None else own)
             except Empty:
                 if self.pool._leave(self):
                     return False

@@ -23,6 +23,11 @@ from .loops import new_loop, without_running_loop
 if TYPE_CHECKING:
     from .engine import Engine
 
+# Seconds that a thread is kept without a request. Legacy programs wait until
+# threading.active_count() is what it was before their clients came, and most give up
+# after a few (docs/decisions/0006-reused-threads.md).
+THREAD_IDLE_TIMEOUT = 0.5
+
 
 def is_coroutine_handler(handler: object) -> bool:
     """Whether a RequestHandlerClass is for the loop and not for a blocking call.
@@ -65,6 +70,8 @@ class CoroutineRequests(ConnectionServer):
     functions that are called in the request's task. As legacy code they see no running
     loop, but for finish_request(), which makes the handler.
     """
+
+    _thread_idle_timeout = THREAD_IDLE_TIMEOUT
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
 
     The handler finds what a new thread has: an empty context, socketserver's thread
     name, `daemon` as asked. What differs is that `threading.local` data may be there
-    from an earlier request.
+    from an earlier request, and that an idle thread ends after half a second.
 
     Class variables, beside socketserver's `daemon_threads` and `block_on_close`:
 

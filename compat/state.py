@@ -12,7 +12,7 @@ from aiosocketserver.children import ChildWatch, live_servers
 from aiosocketserver.datagram_receiver import Arrival, DatagramReceiver
 from aiosocketserver.threads import ThreadPool
 
-from .coroutines import is_coroutine_handler
+from .coroutines import THREAD_IDLE_TIMEOUT, is_coroutine_handler
 from .loops import LoopFactory, loop_factory_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class State:
 
     def __init__(self) -> None:
         self.servings: set[Serving] = set()
-        self.threads = ThreadPool()
+        self.threads = ThreadPool(THREAD_IDLE_TIMEOUT)
         self.child_watches: dict[int, ChildWatch] = {}
         # What is told of the datagram that get_request() takes for a coroutine handler.
         self.arrival: Arrival | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aiosocketserver import compat, threads
+from aiosocketserver import compat
 from tests.compat_support import BOUND, LOOP_NAMES, ask, connect, implementation, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,8 +77,7 @@ def test_long_lived_handlers_do_not_starve_one_more(count: int) -> None:
             client.close()
 
 
-def test_threads_of_a_burst_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "IDLE_TIMEOUT", 0.05)
+def test_threads_of_a_burst_end() -> None:
     with serving(Server(ADDRESS, Echo)) as server:
         before = set(threading.enumerate())
         clients = [connect(server.server_address) for _ in range(50)]
