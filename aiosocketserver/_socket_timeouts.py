@@ -26,8 +26,8 @@ def set_while_read(sock: socket.socket, timeout: float | None) -> float | None:
 
 
 def put_back(sock: socket.socket, timeout: float | None) -> None:
-    """Give `sock` the time-out that it had, if it had one."""
-    if timeout is not None:
+    """Give `sock` the time-out that it had, if it had one, and is not closed by now."""
+    if timeout is not None and sock.fileno() >= 0:
         sock.settimeout(timeout)
 
 

@@ -117,8 +117,20 @@ class ConnectionServer(BaseServer):
 
     def _on_connection(self, request: Any, client_address: Any) -> None:
         """Serve a connection that was accepted, unless its host has enough of them."""
-        if self._admits(request, client_address):
-            _ = self._start_request(request, client_address)
+        try:
+            _ = self._take_on(request, client_address)
+        except Exception:
+            logger.exception("the connection of %r could not be served", client_address)
+
+    def _take_on(self, request: Any, client_address: Any) -> asyncio.Task[None] | None:
+        """The task that serves a connection; None when it was refused. Closed if that fails."""
+        try:
+            if not self._admits(request, client_address):
+                return None
+            return self._start_request(request, client_address)
+        except BaseException:
+            self.close_request(request)
+            raise
 
     def _admits(self, request: Any, client_address: Any) -> bool:
         """Whether a connection may be served, as far as its peer tells; closes it if it may not."""
@@ -174,7 +186,14 @@ class ConnectionServer(BaseServer):
         entry.on_unbegun = functools.partial(self._end_unbegun, entry)
         context = copy_context()
         context.run(current.set, entry)
-        entry.task = self._loop.create_task(self._serve(entry), context=context)
+        serving = self._serve(entry)
+        try:
+            entry.task = self._loop.create_task(serving, context=context)
+        except BaseException:
+            # As a task factory may that takes no context.
+            serving.close()
+            self._requests.ended(entry)
+            raise
         # As an eager task has.
         if not entry.has_begun:
             entry.task.add_done_callback(entry.on_unbegun)
@@ -186,9 +205,9 @@ class ConnectionServer(BaseServer):
         self.close_request(entry.request)
 
     async def _serve_one(self, request: Any, client_address: Any) -> None:
-        if not self._admits(request, client_address):
+        task = self._take_on(request, client_address)
+        if task is None:
             return
-        task = self._start_request(request, client_address)
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:

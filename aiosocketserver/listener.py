@@ -147,8 +147,9 @@ class Listener:
                 break
             except OSError as error:
                 listening = is_listening(self._socket)
-                if not listening and self._drained is not None:
-                    # Whoever waited there was turned away already.
+                if not listening and (self._drained is not None or self._stopped):
+                    # Whoever waited there was turned away already, by who closed the
+                    # server: get_request() itself, perhaps.
                     break
                 if error.errno in CAPACITY_ERRNOS or not listening:
                     self._back_off.log(error)

@@ -346,8 +346,7 @@ class TCPServer(ConnectionServer):
         if self._listener is not None:
             self._listener.stop()
             self._listener = None
-            if self.socket.fileno() >= 0:
-                put_back(self.socket, self._timeout_before_serving)
+            put_back(self.socket, self._timeout_before_serving)
 
     async def _drain(self) -> None:
         if self._listener is not None:

@@ -164,6 +164,11 @@ class CoroutineRequests(ConnectionServer):
         with without_running_loop():
             self._server.shutdown_request(request)
 
+    def close_request(self, request: Any) -> None:
+        """The server's, for a connection whose task has not begun."""
+        with without_running_loop():
+            self._server.close_request(request)
+
     def _stop_because_of(self, error: BaseException) -> None:
         self._on_fatal(error)
 
