@@ -265,11 +265,11 @@ async def test_a_get_request_that_closes_the_server_is_no_shortage(
             self.server_close()
             return super().get_request()
 
-    async with Server(LOCALHOST, Coroutine) as server:
-        async with client_of(server.server_address) as client:
-            serving = asyncio.create_task(server.serve_forever())
-            assert await outcome(client) == b""
-            await serving
+    server = Server(LOCALHOST, Coroutine)
+    async with client_of(server.server_address) as client:
+        serving = asyncio.create_task(server.serve_forever())
+        assert await outcome(client) == b""
+        await serving
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
