@@ -3,6 +3,7 @@
 #   make serve     run the demo server until Ctrl-C
 #   make test      run every check: linters, type checkers, tests on each Python found, coverage
 #   make test-cpython   run CPython's own tests with compat in the place of socketserver
+#   make test-foreign   run tests of Django, fakeredis and Werkzeug in the same way
 #   make lint      the linters and type checkers only
 #   make docs      build the documentation site into site/
 #   make pictures  take the pictures in docs/pictures again: Chromium is needed
@@ -32,6 +33,7 @@ SERVES := .venv/.installed-to-serve
 MEASURES := .venv/.installed-to-measure
 DOCUMENTS := .venv/.installed-to-document
 CHECKS := .venv/.installed-to-check
+FOREIGN := .venv/foreign/.installed-with-tests
 OTHER_CHECKS := $(OTHERS:%=.venv/python%/.installed-to-check)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --editable
 RUN := .venv/bin/python
@@ -39,7 +41,7 @@ RUN := .venv/bin/python
 # What its makers have to say of the theme's successor is not for every build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: serve test test-cpython lint docs pictures format mutants bench soak clean
+.PHONY: serve test test-cpython test-foreign lint docs pictures format mutants bench soak clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVES)
@@ -52,6 +54,9 @@ test: $(CHECKS) $(OTHER_CHECKS)
 
 test-cpython: $(CHECKS) $(OTHER_CHECKS)
 	@$(RUN) tools/cpython_tests.py $(RUN) $(OTHERS:%=.venv/python%/bin/python)
+
+test-foreign: $(FOREIGN)
+	@.venv/foreign/bin/python tools/foreign_tests.py $(ARGS)
 
 lint: $(CHECKS)
 	@$(RUN) tools/checks.py lint
@@ -112,4 +117,14 @@ $(CHECKS): $(CREATED) pyproject.toml
 	@echo "installing what the checks need (Python $*)"
 	@"$$(tools/pythons $*)" -m venv .venv/python$*
 	@.venv/python$*/bin/python $(PIP_INSTALL) '.[dev]'
+	@touch $@
+
+$(FOREIGN): $(CREATED) pyproject.toml tools/foreign/requirements.txt tools/foreign/sources.txt
+	@echo "installing other projects, and their tests"
+	@rm -rf .venv/foreign
+	@$(RUN) -m venv .venv/foreign
+	@.venv/foreign/bin/python -m pip install -qq --disable-pip-version-check -r tools/foreign/requirements.txt
+	@.venv/foreign/bin/python $(PIP_INSTALL) '.[greenlet,uvloop]'
+	@.venv/foreign/bin/python -m pip download -qq --disable-pip-version-check --no-deps --no-build-isolation \
+	    --no-binary :all: --require-hashes --dest .venv/foreign/src -r tools/foreign/sources.txt
 	@touch $@
