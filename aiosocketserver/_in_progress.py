@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._hosts import HostCounts
 from ._request_times import RequestTimes
+from ._silence import asks_for_nothing
 from .children import ChildWatch
 from .sockets import StreamSocket
 from .statistics import RequestEnd, Statistics
@@ -157,7 +158,7 @@ class InGreenlet(InTask):
 class InThread(InProgress):
     """A request that a legacy handler serves in a thread."""
 
-    __slots__ = ("awaited", "ended", "loop_call", "name")
+    __slots__ = ("awaited", "ended", "input_ended", "loop_call", "name")
 
     def __init__(self, request: Any, client_address: Any, name: str, *, awaited: bool) -> None:
         super().__init__(request, client_address)
@@ -165,11 +166,27 @@ class InThread(InProgress):
         self.awaited = awaited
         # Set by the thread, which may find that there is no loop to tell.
         self.ended = False
+        # Whether its client is not waited for any more.
+        self.input_ended = False
         # What the thread waits for in `run_on_loop`.
         self.loop_call: Future[Any] | None = None
 
     def __repr__(self) -> str:
         return f"the thread {self.name!r}"
+
+    def end_if_idle(self) -> None:
+        """Have the thread see the end of input where it waits for a client that is idle.
+
+        What has arrived, or does so before it looks, it can still read (Linux).
+        """
+        sock = self.request
+        # Under TLS such an end is an attack, after which OpenSSL sends nothing but an alert.
+        if self.input_ended or type(sock) is not socket.socket:
+            return
+        if asks_for_nothing(sock, self.begun_at):
+            self.input_ended = True
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RD)
 
     def cancel(self) -> None:
         # A thread cannot be cancelled; what it waits for can be ended.

@@ -45,6 +45,7 @@ class Output(PlainSocket):
     """A non-blocking stream socket, and the bytes that have to leave on it."""
 
     __slots__ = (
+        "_answered",
         "_credit",
         "_expired",
         "_flush_scheduled",
@@ -85,6 +86,8 @@ class Output(PlainSocket):
         # Bytes that the handler got, and those that it sent itself, without its `wfile`.
         self._received: int = 0
         self._sent: int = 0
+        # How many had been received when something was last sent or written.
+        self._answered: int = 0
         # Shared with the receiving half: what this connection may do in one turn.
         self._credit = TURN_CREDIT
         # Set while a task runs inside a callback that flushes when it returns.
@@ -128,6 +131,7 @@ class Output(PlainSocket):
             raise self._mark(error) from None
         self._credit -= sent + CALL_COST
         self._sent += sent
+        self._answered = self._received
         return sent
 
     def _check_broken(self) -> None:
@@ -294,6 +298,7 @@ class Output(PlainSocket):
         if self._write_error is not None or self._half_close_requested:
             self._refuse_to_send()
         pending = self._queue.append(block)
+        self._answered = self._received
         self._credit -= len(block) + LINE_COST
         if pending >= WRITE_LIMIT or self._credit <= 0:
             return True

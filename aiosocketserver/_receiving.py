@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import select
 import socket
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
+from ._last_waits import LastWaits
 from ._output import CALL_COST, TURN_CREDIT
 from ._readiness import is_ready
 from ._sending import SendingSide
 from ._time_limits import MessageTimeout, TimeLimits
 from ._unix import CLOSE_ON_EXEC, descriptors_in, size_of_rights
-from ._waiter import GIVE_WAY, Waiter
+from ._waiter import CLOCK_RESOLUTION, GIVE_WAY, Waiter
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -25,14 +25,18 @@ if TYPE_CHECKING:
 # A whole number: the enum's own operators take longer than the rest of a call.
 _PEEK = int(socket.MSG_PEEK)
 
+# Stands for the option that ends a wait when it is the shutdown of the server that does.
+_SHUTDOWN = "shutdown"
+
 
 class ReceivingSide(SendingSide):
     """A non-blocking stream socket that is received from, and sent on."""
 
     __slots__ = (
-        "_draining",
         "_ends_when_draining",
         "_input_expected",
+        "_last_waits",
+        "_opening",
         "_peer_closed",
         "_read_limited",
         "_read_timeout",
@@ -54,9 +58,12 @@ class ReceivingSide(SendingSide):
         self._read_timeout: MessageTimeout | None = None
         # Whether a wait for input has to look at any time-out.
         self._read_limited = limits.concern_receiving
-        # Whether the server shuts down, and whether that ends the wait for a message.
-        self._draining = False
-        self._ends_when_draining = False
+        # Set when the server shuts down; and what the handler has said, if it has, of
+        # whether that ends its waits.
+        self._last_waits: LastWaits | None = None
+        self._ends_when_draining: bool | None = None
+        # How much was received before the first message, and when (0: when it was accepted).
+        self._opening = (0, 0.0)
         # What the rfile has received and nobody has read: the beginning of a message.
         self._unread: ReceiveBuffer | None = None
         self._reader_registered = False
@@ -103,8 +110,7 @@ class ReceivingSide(SendingSide):
         try:
             data = self._sock.recv(bufsize, flags)
         except BlockingIOError as error:
-            self._no_input(error, flags)
-            return None
+            return b"" if self._no_input(error, flags) else None
         except OSError as error:
             raise self._mark(error) from None
         count = len(data)
@@ -117,15 +123,14 @@ class ReceivingSide(SendingSide):
             self._input_expected = (
                 flags != 0 or self._timeout == 0 or (self._tls is not None and self._tls.has_more)
             )
-            self._peer_closed = not count and not self._ends_here()
+            self._peer_closed = not count
         return data
 
     def _try_recv_into(self, buffer: WriteableBuffer, nbytes: int, flags: int) -> int | None:
         try:
             count = self._sock.recv_into(buffer, nbytes, flags)
         except BlockingIOError as error:
-            self._no_input(error, flags)
-            return None
+            return 0 if self._no_input(error, flags) else None
         except OSError as error:
             raise self._mark(error) from None
         self._credit -= count + CALL_COST
@@ -136,7 +141,7 @@ class ReceivingSide(SendingSide):
             self._input_expected = (
                 flags != 0 or self._timeout == 0 or (self._tls is not None and self._tls.has_more)
             )
-            self._peer_closed = not count and not self._ends_here()
+            self._peer_closed = not count
         return count
 
     async def recvmsg(
@@ -181,8 +186,7 @@ class ReceivingSide(SendingSide):
                 bufsize, ancbufsize, flags | CLOSE_ON_EXEC
             )
         except BlockingIOError as error:
-            self._no_input(error, flags)
-            return None
+            return (b"", [], 0, None) if self._no_input(error, flags) else None
         except OSError as error:
             raise self._mark(error) from None
         count = len(data)
@@ -194,12 +198,17 @@ class ReceivingSide(SendingSide):
         self._peer_closed = not count
         return data, ancillary, message_flags & ~CLOSE_ON_EXEC, address
 
-    def _no_input(self, error: BlockingIOError, flags: int) -> None:
+    def _no_input(self, error: BlockingIOError, flags: int) -> bool:
+        """Nothing is there now: whether that is the end, because the server shuts down."""
         if self._timeout == 0 or flags & socket.MSG_DONTWAIT:
             # It has its price, or who tries again and again would keep the loop.
             self._credit -= CALL_COST
             raise self._mark(error) from None
+        if self._last_waits is not None and self._is_last_wait_over():
+            self._credit -= CALL_COST
+            return True
         self._input_expected = False
+        return False
 
     def _input(self) -> Awaitable[None]:
         """What to await before another try to receive."""
@@ -209,6 +218,10 @@ class ReceivingSide(SendingSide):
         if self._queue.queued != self._queue.sent:
             self._send_pending()
         if self._read_limited:
+            if self._last_waits is not None and self._is_last_wait_over():
+                # For one more look at what has come, or the end.
+                self._input_expected = True
+                return GIVE_WAY
             self._start_read_timeout()
         elif self._read_timeout is not None:
             self._read_timeout.stop()
@@ -218,12 +231,11 @@ class ReceivingSide(SendingSide):
         return self._read_waiter
 
     def _limit_reading(self) -> None:
-        ends = self._draining and self._ends_when_draining
-        self._read_limited = self._timeout is not None or self._limits.concern_receiving or ends
+        drains = self._last_waits is not None
+        self._read_limited = self._timeout is not None or self._limits.concern_receiving or drains
 
     def _start_read_timeout(self) -> None:
         self._check_expired()
-        self._end_between_messages()
         if self._read_timeout is None:
             self._read_timeout = MessageTimeout(
                 self._loop,
@@ -240,13 +252,17 @@ class ReceivingSide(SendingSide):
         own_deadline = self._deadline()
         if own_deadline is not None and own_deadline < deadline:
             deadline, option = own_deadline, ""
+        if self._last_waits is not None and (end := self._last_waits.end(self)) < deadline:
+            deadline, option = end, _SHUTDOWN
         self._read_timeout.start(deadline, option, limits.idle_timeout)
 
     def _on_late_receiving(self, option: str) -> None:
         if is_ready(self._sock.fileno(), select.POLLIN):
             # On this turn of the loop, or the next one, the task will see it.
             return
-        if option:
+        if option == _SHUTDOWN:
+            self._look_again()
+        elif option:
             self._strike(option)
         else:
             self._read_waiter.fail(self._timed_out())
@@ -254,46 +270,37 @@ class ReceivingSide(SendingSide):
     # Draining
 
     def end_when_draining(self, ends: bool = True) -> None:
-        """Have the wait for the next message end once the server shuts down (`draining`).
+        """Say whether the wait for the next message ends once the server shuts down (`draining`).
 
         The handler then finds what it finds when the client closes: `recv` and the rfile
-        return `b""`, and `async for line in self.rfile` ends. A connection of which a
-        message has begun, or on which none has come yet, is left alone until that has
-        been read. Called with False, from the next wait on it goes on.
+        return `b""`, and `async for line in self.rfile` ends. What had arrived is read
+        before, and a message that has begun is waited for.
+
+        A handler that says True ends in any wait, and one that says False in none. Without
+        a word of the handler the server judges, if its `end_when_draining` is set: a client
+        that was answered since it has last sent something waits for nothing.
         """
         self._ends_when_draining = ends
+        if self._last_waits is not None:
+            self._look_again()
+
+    def _server_drains(self, last_waits: LastWaits) -> None:
+        self._last_waits = last_waits
         self._limit_reading()
-        if self._read_waiter.waiting:
-            self._end_between_messages()
+        self._look_again()
 
-    def _server_drains(self) -> None:
-        self._draining = True
-        self._limit_reading()
-        if self._read_waiter.waiting:
-            self._end_between_messages()
-
-    def _end_between_messages(self) -> None:
-        ends = self._draining and self._ends_when_draining
-        if ends and self._received and not self._is_in_a_message():
-            # ENOTCONN: the client has gone, and the wait ends by that.
-            with contextlib.suppress(OSError):
-                self._end_input()
-
-    def _end_input(self) -> None:
-        if self._tls is None:
-            self._sock.shutdown(socket.SHUT_RD)
-        else:
-            # What the client sends until its own end still has to be decrypted.
-            self._tls.ends = True
-            self._loop.call_soon(self._on_input_ended)
-
-    def _on_input_ended(self) -> None:
+    def _look_again(self) -> None:
+        """Have the task that waits for input look whether there is some, or an end."""
         self._input_expected = True
-        self._read_waiter.resume()
+        self._read_waiter.wake()
 
-    def _ends_here(self) -> bool:
-        """Whether the end of input is ours, and not the client's."""
-        return self._tls is not None and self._tls.ends
+    def _is_last_wait_over(self) -> bool:
+        assert self._last_waits is not None
+        end = self._last_waits.end(self)
+        # TLS may have told of nothing before it has looked at what the kernel has.
+        return self._loop.time() + CLOCK_RESOLUTION >= end and not is_ready(
+            self._sock.fileno(), select.POLLIN
+        )
 
     def _is_in_a_message(self) -> bool:
         """Whether something has come, and what is read at once has not all come."""

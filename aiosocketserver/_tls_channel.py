@@ -49,7 +49,6 @@ class TLSChannel:
         "_end_said",
         "_incoming",
         "_is_shown",
-        "_is_shut",
         "_kept",
         "_outgoing",
         "_owed",
@@ -83,10 +82,8 @@ class TLSChannel:
         self._kept = b""
         self._end_said = False
         self._is_shown = False
-        # Whether there is nothing more to receive, whatever the client says.
+        # Whether an end without close_notify is our own doing.
         self.ends = False
-        # Whether the kernel has been told so.
-        self._is_shut = False
         # Whether `recv` may give more without new input from the kernel.
         self.has_more = False
         # Whether a part of a record has come, and the rest of it has not.
@@ -132,7 +129,7 @@ class TLSChannel:
         if flags & _NO_RECEIVE_FLAGS:
             raise ValueError("recv() on a TLS connection takes no flags")
         if not self.has_more:
-            received = b"" if self.ends else self.sock.recv(_RECEIVE_SIZE)
+            received = self.sock.recv(_RECEIVE_SIZE)
             if received:
                 self._incoming.write(received)
                 self.in_a_record = True
@@ -287,20 +284,16 @@ class TLSChannel:
         """
         if how == socket.SHUT_WR:
             self.say_end()
-            if not (self._is_shut and self.has_ended):
+            if not (self.ends and self.has_ended):
                 return
         else:
-            self.ends = self._is_shut = True
+            self.ends = True
         self.sock.shutdown(how)
 
     @property
     def has_more_in_the_open(self) -> bool:
         """Whether something has come behind the client's end."""
         return self._incoming.pending > 0
-
-    def go_on_receiving(self) -> None:
-        """Take back that `ends` was set, if nobody but us knows of it."""
-        self.ends = self._is_shut
 
     def say_end(self) -> None:
         """Tell the client that no more comes. What the kernel does not take, `speak` sends."""

@@ -28,7 +28,6 @@ class ChannelEnd:
     def __init__(self, channel: TLSChannel, rest: SendQueue) -> None:
         self._channel = channel
         self._rest = rest
-        channel.go_on_receiving()
 
     def send(self) -> None:
         """Send what is left, and close_notify. Raises BlockingIOError until the kernel has all."""

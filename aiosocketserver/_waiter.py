@@ -29,8 +29,8 @@ class Waiter:
 
     `resume` may only be called by the loop itself (a reader or writer callback): run
     from inside another task, asyncio would refuse to enter this one and it would hang.
-    Every other wake-up (a close, a time-out, a cancellation) is `fail`, which goes
-    through `call_soon`.
+    Every other wake-up (a close, a time-out, a cancellation) is `fail` or `wake`, which
+    go through `call_soon`.
     """
 
     __slots__ = (
@@ -83,12 +83,18 @@ class Waiter:
 
         Returns False, and does nothing, when no task waits or it was woken already.
         """
+        if not self.wake():
+            return False
+        self._error = error
+        self.result = self._raise_error
+        return True
+
+    def wake(self) -> bool:
+        """Let the waiting task go on, on the next turn of the loop; False when none waits."""
         callback = self._callback
         if callback is None:
             return False
         self._callback = None
-        self._error = error
-        self.result = self._raise_error
         self._loop.call_soon(callback, self, context=self._context)
         return True
 

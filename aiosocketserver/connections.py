@@ -9,13 +9,16 @@ import logging
 import socket
 from collections.abc import Callable, Collection, Sequence
 from contextvars import copy_context
+from time import monotonic
 from typing import Any, Literal, Unpack
 
 from ._handler_kinds import HandlerKind
 from ._in_progress import InTask, current, set_outcome
+from ._last_waits import FIRST_MESSAGE
 from ._plain_socket import mark
 from ._proxies import TrustedProxies, read_header
 from ._readiness import is_ready
+from ._silence import has_said_nothing
 from ._ssl import has_ssl, ssl
 from ._time_limits import NO_LIMITS, TimeLimits, limit_blocking, option_that_struck, time_limit
 from ._tls_handshake import shake_hands
@@ -72,6 +75,8 @@ class ConnectionServer(BaseServer):
     ) -> None:
         """As `BaseServer`; also raises what making the TLS context raises."""
         super().__init__(server_address, RequestHandlerClass, **options)
+        # Connections that wait for their PROXY header or TLS handshake.
+        self._greeted: set[InTask] = set()
         if self.ssl_context is not None:
             self._tls = ContextSource(self.ssl_context)
             self._secures = True
@@ -229,6 +234,7 @@ class ConnectionServer(BaseServer):
                 f"proxy_protocol needs plain sockets, and get_request() returned {sock!r}"
             )
         required = self.proxy_protocol == "required"
+        self._greeted.add(entry)
         try:
             async with time_limit(self._loop, "proxy_timeout", self.proxy_timeout):
                 header = await read_header(self._loop, sock, required=required)
@@ -244,6 +250,8 @@ class ConnectionServer(BaseServer):
                 self._on_timed_out(entry, error.option)
             mark(error, sock)
             raise
+        finally:
+            self._greeted.discard(entry)
         current_header.set(header)
         if header is not None and header.source is not None:
             reason = self._reason_to_refuse(header.source)
@@ -285,10 +293,17 @@ class ConnectionServer(BaseServer):
         connection = StreamSocket(entry.request, self._lingering, self._limits, entry)
         entry.request = connection
         if self.draining:
-            connection._server_drains()
+            self._tell_draining(connection, entry)
         return connection
 
     async def _secured(self, entry: InTask) -> Any:
+        self._greeted.add(entry)
+        try:
+            return await self._secure(entry)
+        finally:
+            self._greeted.discard(entry)
+
+    async def _secure(self, entry: InTask) -> Any:
         assert self._tls is not None
         context = self._tls.context
         connection = entry.request
@@ -315,6 +330,19 @@ class ConnectionServer(BaseServer):
             set_outcome("handshake")
         else:
             super()._count_failure(error, request)
+
+    def _end_unheard(self) -> None:
+        for entry in list(self._greeted):
+            connection = entry.request
+            if isinstance(connection, StreamSocket):
+                silent = not connection._received
+            else:
+                silent = has_said_nothing(connection)
+            if silent and monotonic() - entry.begun_at >= FIRST_MESSAGE:
+                entry.outcome = "cut"
+                entry.cancel()
+        if self._lingering is not None:
+            self._lingering.end_silent()
 
     async def _wait_closed(self) -> None:
         if self._lingering is not None:

@@ -49,6 +49,7 @@ class UDPServer(TCPServer):
 
     without_options: ClassVar[frozenset[str]] = frozenset(
         {
+            "end_when_draining",
             "handshake_timeout",
             "idle_timeout",
             "ipv6_prefix_length",

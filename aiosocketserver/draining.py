@@ -6,10 +6,12 @@ import asyncio
 import logging
 import threading
 from collections.abc import Coroutine
+from time import monotonic
 from typing import Any, NamedTuple
 
 from . import watchdog
-from ._in_progress import InProgress, current
+from ._in_progress import InProgress, InThread, current
+from ._last_waits import LastWaits
 from .pipeline import RequestPipeline
 from .sockets import StreamSocket
 
@@ -18,6 +20,9 @@ logger = logging.getLogger("aiosocketserver")
 # Seconds that a handler has after it was cancelled, and again after its connection was
 # closed under it, before `shutdown` gives it up.
 _GRACE = 1.0
+
+# Seconds between two looks for clients that need not be waited for and tell nobody so.
+_LOOK = 0.05
 
 # Told apart from None, which means no deadline.
 _OWN_TIMEOUT: Any = object()
@@ -40,6 +45,7 @@ class DrainingServer(RequestPipeline):
     """What `BaseServer` does from when a shutdown begins."""
 
     shutdown_timeout: float | None = 5.0
+    end_when_draining: bool | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,6 +102,7 @@ class DrainingServer(RequestPipeline):
         if request is not None:
             self._shutting_down.add(request)
         self._begin_draining()
+        looking = asyncio.create_task(self._end_idle()) if self.end_when_draining else None
         finished = -self.statistics.finished
         cut = abandoned = 0
         try:
@@ -106,6 +113,8 @@ class DrainingServer(RequestPipeline):
                 abandoned = await self._cut()
         finally:
             self._stop_accepting()
+            if looking is not None:
+                looking.cancel()
             if request is not None:
                 self._shutting_down.discard(request)
         self._threads.end_idle()
@@ -118,7 +127,22 @@ class DrainingServer(RequestPipeline):
         self.drain_event.set()
         for entry in self._requests:
             if isinstance(entry.request, StreamSocket):
-                entry.request._server_drains()
+                self._tell_draining(entry.request, entry)
+
+    def _tell_draining(self, connection: StreamSocket, entry: InProgress) -> None:
+        loop = asyncio.get_running_loop()
+        opened = loop.time() - (monotonic() - entry.begun_at)
+        by_default = bool(self.end_when_draining)
+        connection._server_drains(LastWaits(loop, opened, by_default=by_default))
+
+    async def _end_idle(self) -> None:
+        """End what waits for idle clients outside of coroutine handlers, which see to it."""
+        while True:
+            for entry in self._requests.awaited(self._shutting_down):
+                if isinstance(entry, InThread):
+                    entry.end_if_idle()
+            self._end_unheard()
+            await asyncio.sleep(_LOOK)
 
     async def _all_gone(self, timeout: float | None) -> bool:
         """Accept what still waits, then wait for the end of all; False after `timeout` seconds."""
@@ -186,6 +210,9 @@ class DrainingServer(RequestPipeline):
 
     async def _drain(self) -> None:
         """Take what waits to be accepted, then accept nothing more."""
+
+    def _end_unheard(self) -> None:
+        """End the connections whose client has said nothing yet, or says nothing more."""
 
     async def _wait_closed(self) -> None:
         """Return when the sockets of the requests that have ended are closed."""

@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar, cast
 
 from ._readiness import wait_until_ready
 from ._send_queue import SendQueue
+from ._silence import has_everything
 from ._waiter import CLOCK_RESOLUTION
 
 R = TypeVar("R")
@@ -27,6 +28,10 @@ R = TypeVar("R")
 # What is taken from a peer that goes on sending to a connection which is closing.
 LINGER_BYTES = 4 * 1024 * 1024
 _BLOCK_SIZE = 64 * 1024
+
+# Seconds of silence after which, while the server shuts down, a peer that has everything need
+# not close first: what it may have sent before it heard of the end has come by then.
+SILENCE = 0.25
 
 
 class ClosingSocket(Protocol):
@@ -111,6 +116,19 @@ class LingeringSockets:
         """Close all of them now."""
         for closing in list(self._deadlines):
             closing.end()
+
+    def end_silent(self) -> None:
+        """Close those whose peer has got everything and has said nothing since.
+
+        A peer that says something now is answered by a reset, which harms nobody who has
+        got all: so the end of a process need not wait for people at their terminals.
+        """
+        latest = self.loop.time() - SILENCE + self.timeout
+        for closing, deadline in list(self._deadlines.items()):
+            if deadline > latest:
+                return
+            if closing.has_silent_peer():
+                closing.end()
 
     async def wait_closed(self) -> None:
         """Return when all of them are closed."""
@@ -262,6 +280,10 @@ class _Closing:
             self._take_input()
         except OSError:
             self.end()
+
+    def has_silent_peer(self) -> bool:
+        """Whether the peer's kernel has everything, and the peer has sent nothing to drop."""
+        return self._reading and not self._taken and has_everything(self.sock)
 
     def end(self) -> None:
         """Let go of the socket, whatever the state."""

@@ -20,6 +20,7 @@ class ServerOptions(TypedDict, total=False):
     block_on_close: bool
     blocking_warning: float | None
     daemon_threads: bool
+    end_when_draining: bool | None
     handshake_timeout: float | None
     idle_timeout: float | None
     ipv6_prefix_length: int
@@ -138,6 +139,7 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
     "block_on_close": _flag,
     "blocking_warning": _or_none(_seconds_above_zero),
     "daemon_threads": _flag,
+    "end_when_draining": _or_none(_flag),
     "handshake_timeout": _or_none(_seconds_above_zero),
     "idle_timeout": _or_none(_seconds_above_zero),
     "ipv6_prefix_length": _prefix_length,

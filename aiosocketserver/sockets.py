@@ -123,7 +123,6 @@ class StreamSocket(ReceivingSide):
         self._receiving = True
         # The handshake is one message, which a shutdown of the server waits for.
         ends, self._ends_when_draining = self._ends_when_draining, False
-        self._limit_reading()
         limit = self._limits.handshake_timeout
         on_late = functools.partial(self._strike, "handshake_timeout")
         deadline = None if limit is None else Deadline(self._loop, limit, on_late)
@@ -138,7 +137,8 @@ class StreamSocket(ReceivingSide):
                 deadline.cancel()
             self._receiving = False
             self._end_sending()
-            self.end_when_draining(ends)
+            self._ends_when_draining = ends
+            self._opening = self._received, self._loop.time()
 
     async def _shake_hands(self, context: ssl.SSLContext) -> TLSChannel:
         channel = TLSChannel(self._sock, context, self._register_writer)

@@ -48,6 +48,10 @@ class TCPServer(ConnectionServer):
     - max_block_size: bytes of a block that a handler's `rfile` takes; 16 MiB
     - linger_timeout: seconds that a closing connection has for each step, so that the
       peer gets the whole answer; 2. With 0 it is closed at once
+    - end_when_draining: whether a handler that waits for an idle client, between two of
+      its messages, sees the end of input when the server shuts down, instead of being
+      waited for; None, the default: under `run`, `serving` and `aiosocketserver serve`
+      it does, else it does not. See `StreamSocket.end_when_draining`
     - max_connections: connections at once, those included that are closing; None, the
       default, for as many as there are descriptors. At the limit the server stops
       accepting, the backlog holds the rest, and it goes on when one has ended

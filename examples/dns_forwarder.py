@@ -115,7 +115,6 @@ class OnUDP(Forward):
 
 class OnTCP(Forward, StreamRequestHandler):
     async def handle(self) -> None:
-        self.request.end_when_draining()
         slots = asyncio.Semaphore(PIPELINED)
         async with asyncio.TaskGroup() as group:
             while len(size := await self.rfile.read(2)) == 2:

@@ -25,8 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level="INFO", format="%(message)s")
     try:
-        # Clients that are still connected at the end have one second to leave by themselves.
-        sys.exit(run(Echo, arguments.bind, shutdown_timeout=1))
+        sys.exit(run(Echo, arguments.bind))
     except StartError as error:
         sys.exit(str(error))
 

@@ -107,8 +107,6 @@ class KeyValue(StreamRequestHandler):
     store: Store
 
     async def handle(self) -> None:
-        # A shutdown does not wait for clients that are between two commands.
-        self.request.end_when_draining()
         try:
             while (command := await self.read_command()) is not None:
                 try:

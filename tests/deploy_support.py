@@ -32,7 +32,6 @@ class Echo(StreamRequestHandler):
 
 class Process(StreamRequestHandler):
     async def handle(self):
-        self.request.end_when_draining()
         async for line in self.rfile:
             await self.wfile.write(b"%d\\n" % os.getpid())
 

@@ -160,6 +160,34 @@ def test_a_certificate_that_does_not_load_is_told(tmp_path: Path) -> None:
     assert f"while loading {certificates.certfile}, {certificates.keyfile}" in line
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("target", ["Echo", "Legacy"])
+def test_a_drain_does_not_wait_for_idle_clients(
+    target: str, workers: str, loop: str, tmp_path: Path
+) -> None:
+    arguments = (f"application:{target}", *BIND, "--workers", workers, "--loop", loop)
+    # Without a limit: it would not end if it waited.
+    with serving_application(tmp_path, *arguments, "--shutdown-timeout", "none") as command:
+        address = "127.0.0.1", command.ports[0]
+        with socket.create_connection(address, 20) as one, socket.create_connection(address, 20):
+            one.sendall(b"x\n")
+            assert one.recv(100).endswith(b"x\n")
+            assert command.end() == 0
+        assert any(" 0 cut, 0 abandoned" in line for line in command.lines), command.lines
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_drain_waits_for_idle_clients_when_it_is_told_to(workers: str, tmp_path: Path) -> None:
+    arguments = ("application:Echo", *BIND, "--workers", workers, "--no-end-when-draining")
+    with serving_application(tmp_path, *arguments, "--shutdown-timeout", "0.7") as command:
+        with socket.create_connection(("127.0.0.1", command.ports[0]), 20) as client:
+            client.sendall(b"x\n")
+            assert client.recv(2) == b"x\n"
+            assert command.end() == 0
+        assert any(" 1 cut, 0 abandoned" in line for line in command.lines), command.lines
+
+
 def test_a_drain_refuses_who_comes_too_late(tmp_path: Path) -> None:
     """At once, and not with a reset when the drain ends."""
     arguments = ("application:Stuck", *BIND, "--shutdown-timeout", "20")

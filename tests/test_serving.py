@@ -1,5 +1,6 @@
 """Servers in a background thread, for programs and tests that have a thread of their own."""
 
+import contextlib
 import os
 import socket
 import socketserver
@@ -43,6 +44,27 @@ def test_a_handler_is_served_while_the_body_runs(loop: str) -> None:
         assert ask(port, b"hello\n") == b"hello\n"
     with pytest.raises(ConnectionRefusedError):
         ask(port)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_its_end_does_not_wait_for_idle_clients(loop: str) -> None:
+    with contextlib.ExitStack() as stack:
+        # Without a limit: the body's end would be the test's if it waited.
+        address = stack.enter_context(serving(Echo, loop=loop, shutdown_timeout=None))
+        clients = [socket.create_connection(address, 20) for _ in range(2)]
+        clients[0].sendall(b"hello\n")
+        assert clients[0].recv(6) == b"hello\n"
+        stack.close()
+        for client in clients:
+            with client:
+                assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+def test_what_a_server_says_of_idle_clients_is_heeded(said: bool | None) -> None:
+    server = TCPServer(("127.0.0.1", 0), Echo, end_when_draining=said)
+    with serving(server):
+        assert server.end_when_draining is (said is not False)
 
 
 def test_legacy_handlers_and_other_places(tmp_path: Path) -> None:

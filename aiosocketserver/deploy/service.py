@@ -85,6 +85,9 @@ class Service:
 
         Returns what a handler has raised to end its server: SystemExit or KeyboardInterrupt.
         """
+        for server in self.servers:
+            if server.end_when_draining is None:
+                server.end_when_draining = True
         async with contextlib.AsyncExitStack() as stack:
             for server in self.servers:
                 await stack.enter_async_context(server)

@@ -37,6 +37,9 @@ LOOPS = ("auto", "asyncio", "uvloop")
 
 ACCESS_LOGS = ("off", "text", "json")
 
+# What an option is under a service when nobody has set it.
+_DEFAULTS = {"end_when_draining": True}
+
 # A service does not use them: its binds say the family and it serves for ever; the context
 # of TLS comes from files.
 _NOT_SETTINGS = frozenset({"address_family", "timeout", "ssl_context"})
@@ -54,7 +57,7 @@ class Option:
     @property
     def is_flag(self) -> bool:
         """Whether it is True or False."""
-        return self.hint is bool
+        return bool in self._types
 
     @property
     def is_list(self) -> bool:
@@ -142,7 +145,7 @@ def server_options() -> dict[str, Option]:
         name: Option(
             name,
             hints[name],
-            next(getattr(cls, name) for cls in classes if hasattr(cls, name)),
+            _DEFAULTS.get(name, next(getattr(cls, name) for cls in classes if hasattr(cls, name))),
             described.get(name, ""),
         )
         for name in sorted(hints.keys() - _NOT_SETTINGS)
