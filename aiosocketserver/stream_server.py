@@ -14,8 +14,8 @@ from typing import Any, TypeGuard, Unpack, cast
 
 from . import addresses
 from ._given_socket import check_given_socket
-from ._readiness import is_ready
 from ._handler_kinds import HandlerKind
+from ._readiness import is_ready
 from ._socket_timeouts import put_back, set_while_read
 from ._ssl import has_ssl, ssl
 from ._tls_ending import SSLSocketEnd

@@ -59,9 +59,6 @@ WERKZEUG = [
     "no:asyncio",
     # It takes longer than all others together, and has no server.
     "--deselect=tests/test_routing.py::test_long_build",
-    # Until the plugin of this package lets pytest's warnings be errors.
-    "-W",
-    "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
 ]
 FAKEREDIS = ["-p", "redis_stand_in", "test/test_tcp_server"]
 # The real server's, and those of the servers that the tests start.
