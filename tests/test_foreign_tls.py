@@ -109,7 +109,7 @@ class Wrapping(TCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         self.told = getattr(self, "told", 0) + 1
-        super().handle_error(request, client_address)  # type: ignore[unused-coroutine]
+        super().handle_error(request, client_address)
 
 
 def connect(server: Any, certificates: Certificates) -> bytes:
