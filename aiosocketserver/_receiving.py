@@ -115,7 +115,7 @@ class ReceivingSide(SendingSide):
             raise self._mark(error) from None
         count = len(data)
         self._credit -= count + CALL_COST
-        if not flags & _PEEK:
+        if not flags or not flags & _PEEK:
             self._received += count
         if count < bufsize:
             # Nothing is left in the kernel, unless the call only peeked (flags). Who may
@@ -134,7 +134,7 @@ class ReceivingSide(SendingSide):
         except OSError as error:
             raise self._mark(error) from None
         self._credit -= count + CALL_COST
-        if not flags & _PEEK:
+        if not flags or not flags & _PEEK:
             self._received += count
         if count < (nbytes or memoryview(buffer).nbytes):
             # As in _try_recv.
@@ -191,7 +191,7 @@ class ReceivingSide(SendingSide):
             raise self._mark(error) from None
         count = len(data)
         self._credit -= count + CALL_COST
-        if not flags & _PEEK:
+        if not flags or not flags & _PEEK:
             self._received += count
         # A message with descriptors ends a read early, so a short one says nothing of
         # what is left (unix(7)).
