@@ -335,7 +335,8 @@ class ConnectionServer(BaseServer):
         for entry in list(self._greeted):
             connection = entry.request
             if isinstance(connection, StreamSocket):
-                silent = not connection._received
+                # The time of the last word of its handshake.
+                silent = not connection._opening[1]
             else:
                 silent = has_said_nothing(connection)
             if silent and monotonic() - entry.begun_at >= FIRST_MESSAGE:

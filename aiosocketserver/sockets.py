@@ -149,8 +149,9 @@ class StreamSocket(ReceivingSide):
                 or (received := self._try_recv(_HANDSHAKE_SIZE)) is None
             ):
                 await self._input()
-            # What TLS needs for itself is not counted.
+            # What TLS needs for itself is not counted, but the client has begun to speak.
             self._received -= len(received)
+            self._opening = self._received, self._loop.time()
             try:
                 done, said = channel.shake_hands(received)
             except ssl.SSLError:
