@@ -24,6 +24,10 @@ _IP_PKTINFO: int | None = getattr(
 _IPV6_RECVPKTINFO: int | None = getattr(socket, "IPV6_RECVPKTINFO", None)
 _IPV6_PKTINFO: int | None = getattr(socket, "IPV6_PKTINFO", None)
 
+# As numbers, which take a third of the time of an enum's members.
+_IPPROTO_IP = int(socket.IPPROTO_IP)
+_IPPROTO_IPV6 = int(socket.IPPROTO_IPV6)
+
 # struct in_pktinfo: the interface, an address of this machine to answer from, and the
 # one in the datagram's header.
 _IN_PKTINFO = struct.Struct("=i4s4s")
@@ -79,13 +83,15 @@ def _set(sock: socket.socket, level: int, option: int | None) -> bool:
     return True
 
 
-def destination_of(ancillary: Iterable[tuple[int, int, bytes]], family: int) -> Destination | None:
+def destination_of(
+    ancillary: Iterable[tuple[int, int, bytes]], is_ipv6: bool
+) -> Destination | None:
     """What the control messages of a datagram tell; None when they do not."""
     found = None
     for level, kind, data in ancillary:
-        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
-            return _from_ipv4(data, family == socket.AF_INET6)
-        if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
+        if level == _IPPROTO_IP and kind == _IP_PKTINFO:
+            return _from_ipv4(data, is_ipv6)
+        if level == _IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
             found = data
     return None if found is None else _from_ipv6(found)
 
@@ -102,7 +108,7 @@ def _from_ipv4(data: bytes, is_mapped: bool) -> Destination:
         # Without the interface: the way back is for the routes to choose.
         assert _IP_PKTINFO is not None
         info = _IN_PKTINFO.pack(0, own, _ANY_IPV4)
-        answer_from = ((socket.IPPROTO_IP, _IP_PKTINFO, info),)
+        answer_from = ((_IPPROTO_IP, _IP_PKTINFO, info),)
     host = socket.inet_ntop(socket.AF_INET, sent_to)
     return Destination(f"::ffff:{host}" if is_mapped else host, 0, answer_from)
 
@@ -118,7 +124,7 @@ def _from_ipv6(data: bytes) -> Destination:
     if not address.is_multicast and not (mapped and mapped.is_multicast):
         assert _IPV6_PKTINFO is not None
         info = _IN6_PKTINFO.pack(sent_to, scope)
-        answer_from = ((socket.IPPROTO_IPV6, _IPV6_PKTINFO, info),)
+        answer_from = ((_IPPROTO_IPV6, _IPV6_PKTINFO, info),)
     if address.is_multicast:
         scope = interface
     return Destination(socket.inet_ntop(socket.AF_INET6, sent_to), scope, answer_from)

@@ -14,11 +14,17 @@ from ._socket_timeouts import set_while_read
 
 logger = logging.getLogger("aiosocketserver")
 
-# Linux then tells how long a datagram was of which only a part fits (recv(2)). Elsewhere
-# the one byte more than `max_packet_size` tells that it was longer.
+# As a number: see `datagram_socket`.
+_READ = int(socket.MSG_DONTWAIT)
+
+# What is read at once, and cut to `max_packet_size` here: no UDP datagram is longer, so
+# that its size is known. It costs what reading 8 KiB does, and a fifth less than reading
+# into a buffer with MSG_TRUNC (docs/decisions/0005-datagrams.md).
+_LARGEST = 65536
+
+# Linux then tells how long a datagram is of which only a part fits (recv(2)).
 _WHOLE_SIZE = int(socket.MSG_TRUNC) if sys.platform == "linux" else 0
-_READ = int(socket.MSG_DONTWAIT) | _WHOLE_SIZE
-_PEEK = _READ | int(socket.MSG_PEEK)
+_PEEK = _READ | int(socket.MSG_PEEK) | _WHOLE_SIZE
 
 # For the control messages that are asked for here, and some that a program may have
 # asked for: the kernel leaves out what does not fit.
@@ -55,12 +61,12 @@ class Arrival:
 
         To another port of the client's host too, which compares as well.
         """
-        if (
-            self.destination is not None
-            and isinstance(address, tuple)
-            and address[:1] == self.client_address[:1]
-        ):
-            return self.destination.answer_from
+        destination = self.destination
+        if destination is None or not isinstance(address, tuple):
+            return ()
+        client_address = self.client_address
+        if address is client_address or address[:1] == client_address[:1]:
+            return destination.answer_from
         return ()
 
     def server_address(self, sock: socket.socket) -> Any:
@@ -83,9 +89,9 @@ class DatagramReceiver:
         self.socket = sock
         self.max_packet_size = max_packet_size
         self.timeout = timeout
-        self._buffer = bytearray(max_packet_size + 1)
-        self._view = memoryview(self._buffer)
-        self._buffers = [self._buffer]
+        self._read_size = max(max_packet_size + 1, _LARGEST)
+        # Each look at it makes an enum member.
+        self._is_ipv6 = sock.family == socket.AF_INET6
         self._tells_destination = ask_for_destinations(sock)
         self._log_limit = LogLimit()
         # What is told of the datagram that an overridden get_request() is about to read,
@@ -94,44 +100,42 @@ class DatagramReceiver:
 
     def receive(self) -> tuple[bytes, Any, Arrival | None]:
         """One datagram, its sender, and what else there is to tell of it, if anything."""
-        if self.socket.gettimeout():
-            self._forget_timeout()
         if self._tells_destination:
-            size, ancillary, _, client_address = self.socket.recvmsg_into(
-                self._buffers, _ANCILLARY_SIZE, _READ
+            data, ancillary, _, client_address = self.socket.recvmsg(
+                self._read_size, _ANCILLARY_SIZE, _READ
             )
-            arrival = Arrival(client_address, destination_of(ancillary, self.socket.family))
+            arrival = Arrival(client_address, destination_of(ancillary, self._is_ipv6))
         else:
-            size, client_address = self.socket.recvfrom_into(self._buffer, 0, _READ)
+            data, client_address = self.socket.recvfrom(self._read_size, _READ)
             arrival = None
-        if size > self.max_packet_size:
+        if len(data) > self.max_packet_size:
             arrival = arrival or Arrival(client_address)
-            arrival.truncated_from = size
-            size = self.max_packet_size
-        return self._view[:size].tobytes(), client_address, arrival
+            arrival.truncated_from = len(data)
+            data = data[: self.max_packet_size]
+        return data, client_address, arrival
 
     def peek(self) -> Arrival:
         """What there is to tell of the next datagram, which somebody else is about to read.
 
         It counts as truncated when it is longer than `max_packet_size`.
         """
-        if self.socket.gettimeout():
-            self._forget_timeout()
+        self.forget_timeout()
         one = bytearray(1)
         destination = None
         if self._tells_destination:
             size, ancillary, _, client_address = self.socket.recvmsg_into(
                 [one], _ANCILLARY_SIZE, _PEEK
             )
-            destination = destination_of(ancillary, self.socket.family)
+            destination = destination_of(ancillary, self._is_ipv6)
         else:
             size, client_address = self.socket.recvfrom_into(one, 0, _PEEK)
         too_long = _WHOLE_SIZE and size > self.max_packet_size
         return Arrival(client_address, destination, size if too_long else None)
 
-    def _forget_timeout(self) -> None:
-        # Somebody has set one meanwhile. Python would wait so long before each call.
-        set_while_read(self.socket, self.timeout)
+    def forget_timeout(self) -> None:
+        """Undo a time-out that somebody has set meanwhile: Python would wait before each call."""
+        if self.socket.gettimeout():
+            set_while_read(self.socket, self.timeout)
 
     def log_truncated(self, arrival: Arrival) -> None:
         """Say that a datagram was cut, once a minute at most."""

@@ -131,7 +131,12 @@ class UDPServer(TCPServer):
                 self.socket,
                 self._requests,
                 self.statistics,
-                get_request=self._next_request_if_any,
+                get_request=(
+                    self._next_of_override
+                    if self._overrides_get_request
+                    else self._next_request_if_any
+                ),
+                before_batch=self._receiver_of_socket().forget_timeout,
                 serve=self._serve,
                 max_requests=self._max_requests,
                 max_queue=self.max_queue,
@@ -188,7 +193,10 @@ class UDPServer(TCPServer):
             return self._next_of_override()
         assert self._receiver is not None
         data, client_address, arrival = self._receiver.receive()
-        if arrival is not None:
+        if arrival is None:
+            if self._kind is HandlerKind.COROUTINE:
+                return (data, self._datagram_socket), client_address
+        elif arrival.truncated_from is not None:
             self._count_truncated(arrival)
         return (data, self._socket_for(client_address, arrival)), client_address
 

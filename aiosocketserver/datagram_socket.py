@@ -132,8 +132,7 @@ class DatagramSocket(PlainSocket):
     def truncated_from(self) -> int | None:
         """How many bytes the datagram had if it was cut to `max_packet_size`; None if it is whole.
 
-        Elsewhere than on Linux the system does not tell how many, and this is
-        `max_packet_size` + 1.
+        On Unix sockets 65,536 stands for whatever is longer.
         """
         return None if self._arrival is None else self._arrival.truncated_from
 

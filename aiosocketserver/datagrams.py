@@ -38,11 +38,11 @@ class DatagramDispatcher:
     """Reads the datagrams of one socket and has them served.
 
     `get_request` returns one datagram as a request and its address, raising
-    BlockingIOError when there is none; `serve` serves one. At most `max_requests()` are
-    in progress; then `max_queue` wait; then the newest is dropped and counted. A
-    `reliable` socket, one whose senders wait while its buffer is full, is read no more
-    until there is room again. `blocking` is what the descriptor has to be meanwhile. All
-    methods run on the loop's thread.
+    BlockingIOError when there is none; `before_batch` is called before several are read;
+    `serve` serves one. At most `max_requests()` are in progress; then `max_queue` wait;
+    then the newest is dropped and counted. A `reliable` socket, one whose senders wait
+    while its buffer is full, is read no more until there is room again. `blocking` is
+    what the descriptor has to be meanwhile. All methods run on the loop's thread.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class DatagramDispatcher:
         statistics: Statistics,
         *,
         get_request: Callable[[], tuple[Any, Any]],
+        before_batch: Callable[[], object],
         serve: Callable[[InTask], Coroutine[Any, Any, None]],
         max_requests: Callable[[], int],
         max_queue: int,
@@ -64,6 +65,7 @@ class DatagramDispatcher:
         self._requests = requests
         self._statistics = statistics
         self._get_request = get_request
+        self._before_batch = before_batch
         self._serve = serve
         self._max_requests = max_requests
         self._max_queue = max_queue
@@ -151,6 +153,7 @@ class DatagramDispatcher:
 
     def _read_batch(self, size: int = DATAGRAM_BATCH) -> bool:
         """Queue one batch; True when there may be more."""
+        self._before_batch()
         before = len(self._queue)
         try:
             return self._queue_batch(size)

@@ -25,11 +25,15 @@ class Tell(aiosocketserver.DatagramRequestHandler):
         self.wfile.write(repr(self.socket.server_address).encode())
 
 
+def address_of(sock: Any) -> Any:
+    return sock.server_address
+
+
 class LegacyTell(socketserver.DatagramRequestHandler):
     def handle(self) -> None:
         sock: Any = self.socket
         assert isinstance(sock, socket.socket)
-        self.wfile.write(repr(sock.server_address).encode())
+        self.wfile.write(repr(address_of(sock)).encode())
 
 
 def make(kind: str, host: str = "0.0.0.0", **hooks: Any) -> Any:

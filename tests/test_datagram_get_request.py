@@ -194,7 +194,7 @@ async def test_it_may_ask_for_more_than_there_is(
     kind: str, way: str, client_of: Connect, tmp_path: Path
 ) -> None:
     """As after a race with another process that shares the socket."""
-    stolen = []
+    stolen: list[bytes] = []
 
     def get_request(self: Any) -> Any:
         with contextlib.suppress(BlockingIOError):
@@ -220,7 +220,7 @@ async def test_it_may_ask_for_more_than_there_is(
 async def test_handle_request_goes_on_waiting_when_the_request_was_stolen(
     kind: str, client_of: Connect, tmp_path: Path
 ) -> None:
-    stolen = []
+    stolen: list[bytes] = []
 
     def get_request(self: Any) -> Any:
         if not stolen:

@@ -12,6 +12,7 @@ import pytest
 
 import aiosocketserver
 from aiosocketserver import datagram_receiver
+from aiosocketserver._log_limits import LogLimit
 from tests.datagram_support import CountingServer, receive
 from tests.support import until
 
@@ -156,7 +157,7 @@ async def test_the_next_minutes_line_tells_how_many_there_were(
 ) -> None:
     times = iter([1000.0, 1030.0, 1059.9, 1060.1])
 
-    class Limit(datagram_receiver.LogLimit):
+    class Limit(LogLimit):
         def __init__(self) -> None:
             super().__init__(clock=times.__next__)
 
