@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+
+# Imported by whoever first asks for asyncio's executor, and by uvloop, which fails once the
+# main thread has ended. A program may go on then, in other threads.
+import concurrent.futures.thread  # noqa: F401
 import os
 import sys
 import threading

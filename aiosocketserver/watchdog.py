@@ -56,9 +56,15 @@ def watch(server: RequestPipeline, loop: asyncio.AbstractEventLoop, seconds: flo
     if watchdog is not None:
         watchdog.servers[server] = seconds
         return
-    watchdog = _watchdogs[loop] = Watchdog(loop)
+    watchdog = Watchdog(loop)
     watchdog.servers[server] = seconds
-    watchdog.start()
+    try:
+        watchdog.start()
+    except RuntimeError as error:
+        # None can be started: Python 3.12 does not once the main thread has ended.
+        logger.warning("what holds the loop will not be told: %s", error)
+        return
+    _watchdogs[loop] = watchdog
 
 
 def leave(server: RequestPipeline, loop: asyncio.AbstractEventLoop) -> None:
