@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterable
@@ -11,6 +12,18 @@ from typing import NamedTuple
 
 # struct ucred of unix(7): three ints.
 _UCRED = struct.Struct("3i")
+
+# sock_diag(7): a netlink header, and the request and answer about one Unix socket, of
+# which only the number of the file at its path is asked for.
+_HEADER = struct.Struct("=IHHII")
+_REQUEST = struct.Struct("=BBHIIIII")
+_ANSWER_SIZE = 16
+_ATTRIBUTE = struct.Struct("=HH")
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST = 1
+_NETLINK_SOCK_DIAG = 4
+_UDIAG_SHOW_VFS = 2
+_UNIX_DIAG_VFS = 1
 
 # Or a child that another thread starts at this moment would inherit what arrives.
 CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -53,3 +66,37 @@ def descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
     return found.tolist()
+
+
+def inode_at_path(sock: socket.socket) -> int | None:
+    """The number, its last 32 bits, of the file that bind(2) has made for a Unix socket.
+
+    See sock_diag(7). None where the kernel does not tell.
+    """
+    family: int | None = getattr(socket, "AF_NETLINK", None)
+    if family is None:
+        return None
+    number = os.fstat(sock.fileno()).st_ino
+    # All states, one inode, no cookie.
+    request = _REQUEST.pack(
+        sock.family, 0, 0, 0xFFFFFFFF, number & 0xFFFFFFFF, _UDIAG_SHOW_VFS, 0xFFFFFFFF, 0xFFFFFFFF
+    )
+    size = _HEADER.size + len(request)
+    header = _HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0)
+    try:
+        with socket.socket(family, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+            kernel.send(header + request)
+            # It has answered by now.
+            answer = kernel.recv(4096, socket.MSG_DONTWAIT)
+    except OSError:
+        return None
+    if len(answer) < _HEADER.size or _HEADER.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
+        return None
+    position = _HEADER.size + _ANSWER_SIZE
+    while position + _ATTRIBUTE.size <= len(answer):
+        length, kind = _ATTRIBUTE.unpack_from(answer, position)
+        if kind == _UNIX_DIAG_VFS:
+            return int(struct.unpack_from("=I", answer, position + _ATTRIBUTE.size)[0])
+        # Each begins at a multiple of four.
+        position += max(length + 3 & ~3, _ATTRIBUTE.size)
+    return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import os
 import socket
-import stat
 from typing import Any, cast
+
+from ._socket_paths import SocketPath, check_nobody_can_swap, claim, made_for_owner
 
 # None where the system has no Unix sockets: no family is equal to it.
 AF_UNIX: int | None = getattr(socket, "AF_UNIX", None)
@@ -98,28 +98,29 @@ def bind(
     A Unix path where a socket lies that nobody has open is replaced; one of a live
     server is OSError (EADDRINUSE), and any other file is left alone: FileExistsError.
     With a mode nobody but this process's user can reach it before it has its owner and
-    that mode. Raises ValueError for mode and owner of an address that is not a path,
-    and LookupError for a name that the system does not know.
+    that mode. Only the file that bind(2) has made gets them: FileExistsError tells that
+    somebody has put another one in its place. Raises ValueError for mode and owner of an
+    address that is not a path, and LookupError for a name that the system does not know.
     """
     path: str | bytes | None = None
     if sock.family == AF_UNIX:
         address = os.fspath(cast("str | bytes", address))
         if os.fsencode(address)[:1] != b"\0":
             path = address
-    if path is None and not (unix_mode is unix_owner is unix_group is None):
+    uid, gid = _uid_of(unix_owner), _gid_of(unix_group)
+    gives_away = not (unix_mode is unix_owner is unix_group is None)
+    if path is None and gives_away:
         raise ValueError(
             "unix_mode, unix_owner and unix_group are for a Unix socket with a path, and the "
             f"address is {address!r}"
         )
     if path is not None:
-        _claim_path(path, sock.type)
-    uid, gid = _uid_of(unix_owner), _gid_of(unix_group)
-    if unix_mode is not None:
-        # bind(2) takes over the mode of the socket itself. The umask would do too, but
-        # belongs to the whole process, other threads included.
-        os.fchmod(sock.fileno(), unix_mode & 0o700)
+        if gives_away:
+            check_nobody_can_swap(path)
+        claim(path)
     try:
-        sock.bind(cast("Any", address))
+        with made_for_owner(sock, unix_mode):
+            sock.bind(cast("Any", address))
     except socket.gaierror as error:
         version, other = (
             ("IPv6", "AF_INET") if sock.family == socket.AF_INET6 else ("IPv4", "AF_INET6")
@@ -141,20 +142,10 @@ def bind(
         raise OSError(error.errno, f"{error.strerror}: {address!r}") from error
     if path is None:
         return None
-    _give_away(path, uid, gid, unix_mode)
-    return SocketPath(path)
-
-
-def _give_away(path: str | bytes, uid: int, gid: int, mode: int | None) -> None:
-    try:
-        if (uid, gid) != (-1, -1):
-            os.chown(path, uid, gid, follow_symlinks=False)
-        if mode is not None:
-            os.chmod(path, mode)
-    except OSError:
-        # Nobody shall find it with another owner or mode than was asked for.
-        os.unlink(path)
-        raise
+    bound = SocketPath(sock, path)
+    if gives_away:
+        bound.give_away(uid, gid, unix_mode)
+    return bound
 
 
 def _uid_of(owner: int | str | None) -> int:
@@ -177,89 +168,6 @@ def _gid_of(group: int | str | None) -> int:
         except KeyError:
             raise LookupError(f"unix_group: there is no group {group!r}") from None
     return -1 if group is None else group
-
-
-def _claim_path(path: str | bytes, kind: int) -> None:
-    """Make `path` free for a new socket if only a stale socket is there."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise FileExistsError(
-            errno.EEXIST, "there is a file that is not a socket, and it is left alone", path
-        )
-    if _is_alive(path, kind):
-        raise OSError(errno.EADDRINUSE, "another server is listening on this socket", path)
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.lstat(path), found):
-            os.unlink(path)
-
-
-def _is_alive(path: str | bytes, kind: int) -> bool:
-    """Whether a process has the socket at `path` open, where a socket of `kind` belongs."""
-    # With the other type connect(2) tells whether there is a socket (EPROTOTYPE), also one
-    # that does not listen yet, and connects to none: its server is not disturbed.
-    other = socket.SOCK_DGRAM if kind == socket.SOCK_STREAM else socket.SOCK_STREAM
-    with socket.socket(socket.AF_UNIX, other) as probe:
-        # A full backlog would make a blocking connect() wait.
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            # EAGAIN: it is of the other type, and its backlog is full.
-            return True
-        return True
-
-
-class SocketPath:
-    """The file of a Unix socket that was just bound: where it is, and which one it is.
-
-    - path: as it was given to bind(2). It is made absolute here, because a relative one
-      names another file after `os.chdir`; a folder that is renamed is not followed
-    """
-
-    def __init__(self, path: str | bytes) -> None:
-        self._path = _absolute(path)
-        self._status = os.lstat(path)
-        self._bound_by = os.getpid()
-
-    def close(self, sock: socket.socket) -> None:
-        """Close the socket, and remove the file if it is still this socket's.
-
-        In a process that was forked after bind(2), a prefork worker or a daemon, the file
-        is removed when nobody else has the socket open any more. It stays, as a stale one
-        that the next server replaces, when it cannot be removed (after privileges were
-        dropped, for example), or when that cannot be asked because the path is too long.
-        """
-        if os.getpid() == self._bound_by:
-            self._remove()
-            sock.close()
-            return
-        sock.close()
-        if not _is_alive(self._path, sock.type):
-            self._remove()
-
-    def _remove(self) -> None:
-        with contextlib.suppress(OSError):
-            found = os.lstat(self._path)
-            # The time as well: after close(2), the next server's file may have the number
-            # of this one's inode. Neither chmod nor clients change it.
-            same_time = found.st_mtime_ns == self._status.st_mtime_ns
-            if same_time and os.path.samestat(found, self._status):
-                os.unlink(self._path)
-
-
-def _absolute(path: str | bytes) -> str | bytes:
-    # Not abspath(): with a link among the folders, ".." is not what the text says.
-    path = os.fsencode(path)
-    try:
-        return os.path.join(os.getcwdb(), path)
-    except FileNotFoundError:
-        # The working directory is outside of a chroot(2), so no absolute path leads there.
-        return path
 
 
 def keep_alive(sock: socket.socket, idle: int | None) -> None:

@@ -16,6 +16,7 @@ from . import addresses
 from ._given_socket import check_given_socket
 from ._handler_kinds import HandlerKind
 from ._readiness import is_ready
+from ._socket_paths import SocketPath
 from ._socket_timeouts import put_back, set_while_read
 from ._ssl import has_ssl, ssl
 from ._tls_ending import SSLSocketEnd
@@ -141,7 +142,7 @@ class TCPServer(ConnectionServer):
         self._watch: CertificateWatch | None = None
         self._timeout_before_serving: float | None = None
         # Of a Unix socket that server_bind() has bound.
-        self._path: addresses.SocketPath | None = None
+        self._path: SocketPath | None = None
         if sock is not None:
             check_given_socket(
                 sock, family=self.address_family, kind=self.socket_type, address=server_address

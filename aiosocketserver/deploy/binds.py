@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .. import addresses
+from .._socket_paths import SocketPath
 from ..listener import is_listening
 from ..stream_server import TCPServer
 from .errors import StartError
@@ -103,9 +104,7 @@ class OpenSocket:
       opened is not ours to remove
     """
 
-    def __init__(
-        self, sock: socket.socket, bind: Bind, path: addresses.SocketPath | None = None
-    ) -> None:
+    def __init__(self, sock: socket.socket, bind: Bind, path: SocketPath | None = None) -> None:
         self.sock = sock
         self.bind = bind
         self.address: Any = sock.getsockname()
@@ -313,6 +312,7 @@ def _open_address(
 def _open_unix(bind: Bind, options: SocketOptions) -> OpenSocket:
     kind = socket.SOCK_STREAM if bind.kind == "unix" else socket.SOCK_DGRAM
     sock = socket.socket(socket.AF_UNIX, kind)
+    path: SocketPath | None = None
     try:
         addresses.family_of(bind.path, socket.AF_UNIX)
         path = addresses.bind(
@@ -326,6 +326,8 @@ def _open_unix(bind: Bind, options: SocketOptions) -> OpenSocket:
             sock.listen(options.backlog)
         return OpenSocket(sock, bind, path)
     except BaseException:
+        if path is not None:
+            path.remove()
         sock.close()
         raise
 
