@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from ._in_progress import current
+from ._printable import printable
 
 
 class _NameRequest(logging.Filter):
@@ -15,6 +16,10 @@ class _NameRequest(logging.Filter):
             request = current.get()
             record.client_address = None if request is None else request.client_address
             record.request_id = None if request is None else request.id
+        address: object = getattr(record, "client_address", None)
+        if isinstance(address, str):
+            # The name of a Unix client, which may be anything.
+            record.client_address = printable(address)
         return True
 
 

@@ -6,6 +6,8 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
+from ._printable import printable
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -40,7 +42,7 @@ class PlainSocket:
         self._loop = loop
 
     def __repr__(self) -> str:
-        return f"<{self.__class__.__name__} of {self._sock!r}>"
+        return f"<{self.__class__.__name__} of {printable(repr(self._sock))}>"
 
     def _mark(self, error: E) -> E:
         return mark(error, self)

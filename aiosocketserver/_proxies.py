@@ -15,6 +15,9 @@ from .proxy_protocol import ProxyHeader, ProxyHeaderError, is_header, parse_head
 # Looked at in one call. Most headers have less than 100 bytes.
 _PEEK_SIZE = 4096
 
+# Bytes of a broken header that an error shows.
+_MOST_TOLD = 16
+
 # Seconds between two looks at what may become a header and must not be consumed.
 _PAUSE = 0.02
 
@@ -90,7 +93,8 @@ async def _read_header(
             continue
         if not peeked:
             raise ProxyHeaderError(
-                f"the connection has ended within the PROXY header, after {data!r}"
+                f"the connection has ended within the PROXY header, after {len(data)} bytes, "
+                f"which begin with {data[:_MOST_TOLD]!r}"
             )
         parsed = parse_header(data)
         if parsed is not None:

@@ -6,8 +6,8 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any, cast
 
+from .._printable import spell_address
 from ..statistics import RequestEnd
 
 logger = logging.getLogger("aiosocketserver.access")
@@ -27,7 +27,7 @@ def log_text(end: RequestEnd) -> None:
     logger.info(
         "%s %s #%d %s %.6f s%s",
         _now(),
-        _client(end.client_address) or "-",
+        spell_address(end.client_address) or "-",
         end.request_id,
         end.outcome,
         end.seconds,
@@ -41,7 +41,7 @@ def log_json(end: RequestEnd) -> None:
         json.dumps(
             {
                 "time": _now(),
-                "client": _client(end.client_address),
+                "client": spell_address(end.client_address),
                 "request": end.request_id,
                 "outcome": end.outcome,
                 "seconds": round(end.seconds, 6),
@@ -57,12 +57,3 @@ OBSERVERS = {"text": log_text, "json": log_json}
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _client(address: Any) -> str:
-    if isinstance(address, tuple):
-        host, port = cast("tuple[str, int]", address)[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if isinstance(address, bytes):
-        return address.decode(errors="replace").replace("\0", "@", 1)
-    return str(address or "")

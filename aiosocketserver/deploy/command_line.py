@@ -14,6 +14,7 @@ from .. import __version__
 from ..migrate.command import migrate
 from .errors import StartError, report
 from .exits import CANNOT_START, leave
+from .log_lines import LineFormatter
 from .running import serve as serve_target
 from .settings import (
     ACCESS_LOGS,
@@ -193,7 +194,9 @@ def serve(
     address and options. SIGTERM and Ctrl-C let the requests in progress finish, a
     second one ends them; SIGHUP reloads.
     """
-    logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(_LOG_FORMAT))
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])
     del given["config"]
     options = {
         name: given.pop(name)

@@ -15,6 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from .._printable import printable
 from ..handlers import BaseRequestHandler
 from ..sockets import StreamSocket
 from ..stream_server import TCPServer
@@ -93,7 +94,7 @@ class _Handler(BaseRequestHandler):
                 await self._answer_one(connection)
             except h11.RemoteProtocolError as error:
                 if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                    body = f"{error}\n".encode()
+                    body = f"{printable(str(error))}\n".encode()
                     await self._respond(connection, error.error_status_hint, "text/plain", body)
                 return
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
