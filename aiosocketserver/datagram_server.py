@@ -6,8 +6,9 @@ import asyncio
 import socket
 from typing import Any, ClassVar
 
+from ._datagram_errors import cannot_be_answered
 from ._handler_kinds import HandlerKind
-from ._in_progress import InTask
+from ._in_progress import InTask, current
 from ._plain_socket import is_error_of
 from ._socket_timeouts import never_wait_to_read, put_back, set_while_read
 from .datagram_receiver import Arrival, DatagramReceiver
@@ -239,11 +240,16 @@ class UDPServer(TCPServer):
         return entry.request
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
-        match request:
-            case (_, DatagramSocket() as sock):
-                return is_error_of(error, sock)
-            case _:
-                return False
+        if self._kind is HandlerKind.COROUTINE:
+            match request:
+                case (_, DatagramSocket() as sock):
+                    return is_error_of(error, sock)
+                case _:
+                    return False
+        entry = current.get()
+        return entry is not None and cannot_be_answered(
+            error, entry.client_address, self.address_family
+        )
 
     def _close_in_child(self, kept: object) -> None:
         self._dispatcher = self._datagram_socket = self._receiver = None

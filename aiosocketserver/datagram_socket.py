@@ -9,6 +9,7 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any, overload
 
+from ._datagram_errors import tells_of_client
 from ._plain_socket import PlainSocket
 from ._waiter import GIVE_WAY
 from .addresses import AF_UNIX
@@ -25,11 +26,6 @@ _MISSING: Any = object()
 
 # Sends of all handlers together before others on the loop have their turn.
 _SEND_BATCH = 256
-
-# Errors of sendto() that tell of the client, and not of what the handler sends.
-_CLIENT_GONE = frozenset(
-    {errno.ECONNREFUSED, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPERM}
-)
 
 # Of the kernel about an address to answer from that this machine does not have, or no more.
 NOT_OUR_ADDRESS = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH})
@@ -177,19 +173,10 @@ class DatagramSocket(PlainSocket):
                 if answer_from and error.errno in NOT_OUR_ADDRESS:
                     answer_from = ()
                     continue
-                if error.errno in _CLIENT_GONE or _has_no_port(address):
+                if tells_of_client(error, address, self._sock.family):
                     self._mark(error)
                 raise
 
     def _stop(self) -> None:
         """The socket is about to be closed: what waits for it fails."""
         self._output.stop()
-
-
-def _has_no_port(address: Any) -> bool:
-    """Whether it is that of a forged datagram: nobody can be answered at port 0 (RFC 768)."""
-    match address:
-        case (_, 0, *_):
-            return True
-        case _:
-            return False
