@@ -8,12 +8,12 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ._client_log import ClientLog
 from ._time_limits import Deadline
 
 if TYPE_CHECKING:
     from ._in_progress import InProgress
 
-logger = logging.getLogger("aiosocketserver")
 
 # Seconds that a request has after its time was up, before its connection is closed under it.
 _GRACE = 1.0
@@ -31,10 +31,12 @@ class RequestTimes:
         loop: asyncio.AbstractEventLoop,
         timeout: float,
         on_timed_out: Callable[[InProgress, str], object],
+        client_log: ClientLog,
     ) -> None:
         self._loop = loop
         self._timeout = timeout
         self._on_timed_out = on_timed_out
+        self._client_log = client_log
         self._deadlines: dict[InProgress, Deadline] = {}
 
     def begun(self, request: InProgress) -> None:
@@ -55,7 +57,9 @@ class RequestTimes:
         request.expire()
 
     def _cut(self, request: InProgress) -> None:
-        logger.warning(
+        self._client_log.log(
+            "late",
+            logging.WARNING,
             "%r, which serves %r, goes on after the server's request_timeout: it is cut",
             request,
             request.client_address,

@@ -31,8 +31,6 @@ from .server import BaseServer
 from .sockets import StreamSocket
 from .tls import ContextSource
 
-logger = logging.getLogger("aiosocketserver")
-
 
 class ConnectionServer(BaseServer):
     """What servers of stream sockets do with a connection from when it is accepted.
@@ -167,8 +165,8 @@ class ConnectionServer(BaseServer):
         set_outcome("refused")
         try:
             self.handle_refusal(request, client_address, reason)
-        except Exception:
-            logger.exception("handle_refusal() failed")
+        except Exception as failure:  # noqa: BLE001 - it is logged
+            self._client_log.exception("handle_refusal() failed", failure)
         except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
             self._stop_because_of(exit_)
         finally:
@@ -181,7 +179,13 @@ class ConnectionServer(BaseServer):
         loop's thread, between two connections that are accepted: it must be quick. The
         default logs at level DEBUG, because who sends a flood should not fill a disk.
         """
-        logger.debug("a connection of %r was refused: %s", client_address, reason)
+        self._client_log.log(
+            ("refused", reason),
+            logging.DEBUG,
+            "a connection of %r was refused: %s",
+            client_address,
+            reason,
+        )
 
     def _start_request(self, request: Any, client_address: Any) -> asyncio.Task[None]:
         entry = InTask(request, client_address)
@@ -239,7 +243,9 @@ class ConnectionServer(BaseServer):
             async with time_limit(self._loop, "proxy_timeout", self.proxy_timeout):
                 header = await read_header(self._loop, sock, required=required)
         except ProxyHeaderError as error:
-            logger.info("a proxy at %r: %s", entry.client_address, error)
+            self._client_log.log(
+                "proxy", logging.INFO, "a proxy at %r: %s", entry.client_address, error
+            )
             self._refuse(sock, entry.client_address, "proxy_protocol")
             return False
         except OSError as error:

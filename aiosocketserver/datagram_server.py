@@ -143,6 +143,7 @@ class UDPServer(TCPServer):
                 max_queue=self.max_queue,
                 reliable=self._reliable,
                 blocking=self._timeout_while_read() is None,
+                client_log=self._client_log,
             )
         self._dispatcher.start()
 

@@ -17,13 +17,13 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
+from ._client_log import ClientLog
 from ._in_progress import InTask, RequestsInProgress, current
 from ._waiter import Waiter
 
 if TYPE_CHECKING:
     from .statistics import Statistics
 
-logger = logging.getLogger("aiosocketserver")
 
 # Datagrams read for one wake-up before others on the loop have their turn.
 DATAGRAM_BATCH = 64
@@ -59,6 +59,7 @@ class DatagramDispatcher:
         max_queue: int,
         reliable: bool,
         blocking: bool,
+        client_log: ClientLog,
     ) -> None:
         self._loop = loop
         self._socket = sock
@@ -71,6 +72,7 @@ class DatagramDispatcher:
         self._max_queue = max_queue
         self._reliable = reliable
         self._blocking = blocking
+        self._client_log = client_log
         # That of whoever serves, and not that of the request whose end makes room.
         self._context = copy_context()
         self._queue: deque[tuple[Any, Any]] = deque()
@@ -168,9 +170,14 @@ class DatagramDispatcher:
                 return False
             except OSError as error:
                 # What an earlier answer met, an ICMP error say: see udp(7).
-                logger.debug("a datagram could not be received: %s", error)
-            except Exception:
-                logger.exception("get_request() failed")
+                self._client_log.log(
+                    ("unreceived", error.errno),
+                    logging.DEBUG,
+                    "a datagram could not be received: %s",
+                    error,
+                )
+            except Exception as error:  # noqa: BLE001 - it is logged
+                self._client_log.exception("get_request() failed", error)
         return True
 
     def _scheduled_dispatch(self) -> None:

@@ -115,6 +115,7 @@ class DrainingServer(RequestPipeline):
             self._stop_accepting()
             if looking is not None:
                 looking.cancel()
+            self._client_log.end()
             if request is not None:
                 self._shutting_down.discard(request)
         self._threads.end_idle()

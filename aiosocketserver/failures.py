@@ -8,8 +8,10 @@ import sys
 import threading
 from typing import Any, cast
 
+from ._client_log import ClientLog
 from ._in_progress import current, set_outcome
 from ._plain_socket import is_error_of
+from ._printable import printable
 from .bridge import Bridge
 from .errors import TimedOut
 from .statistics import Statistics
@@ -35,6 +37,7 @@ class RequestFailures(Bridge):
         super().__init__()
         # Legacy handlers count in their own threads.
         self._statistics_lock = threading.Lock()
+        self._client_log = ClientLog()
 
     # In the request's task
 
@@ -56,8 +59,8 @@ class RequestFailures(Bridge):
             result = self.handle_error(request, client_address)
             if awaitable(result):
                 await result
-        except Exception:
-            logger.exception("handle_error() failed")
+        except Exception as failure:  # noqa: BLE001 - it is logged
+            self._client_log.exception("handle_error() failed", failure)
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
@@ -65,8 +68,8 @@ class RequestFailures(Bridge):
         finally:
             try:
                 self.shutdown_request(request)
-            except Exception:
-                logger.exception("shutdown_request() failed")
+            except Exception as failure:  # noqa: BLE001 - it is logged
+                self._client_log.exception("shutdown_request() failed", failure)
             except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
                 self._stop_because_of(exit_)
 
@@ -117,8 +120,8 @@ class RequestFailures(Bridge):
         set_outcome(option)
         try:
             self.handle_timed_out(request, client_address, option)
-        except Exception:
-            logger.exception("handle_timed_out() failed")
+        except Exception as failure:  # noqa: BLE001 - it is logged
+            self._client_log.exception("handle_timed_out() failed", failure)
         except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
             self._stop_because_of(exit_)
 
@@ -152,14 +155,21 @@ class RequestFailures(Bridge):
 
         The default logs it to the logger `aiosocketserver`: with its traceback at level
         ERROR, or in one line at level INFO when it tells only that the client's own
-        connection broke or timed out. May be a coroutine. Where a legacy handler runs,
-        this runs in its thread or child.
+        connection broke or timed out. It logs ten of a kind in a minute, and then how many
+        more there were; what is raised at the same line is one kind. May be a coroutine.
+        Where a legacy handler runs, this runs in its thread or child.
         """
         error = sys.exception()
         if error is not None and self._is_clients_fault(error, request):
-            logger.info("the client %r was lost: %s", client_address, _told(error))
+            self._client_log.log(
+                ("lost", type(error)),
+                logging.INFO,
+                "the client %r was lost: %s",
+                client_address,
+                _told(error),
+            )
         else:
-            logger.error("exception while serving %r", client_address, exc_info=error)
+            self._client_log.exception("exception while serving %r", error, client_address)
 
     def handle_timed_out(self, request: Any, client_address: Any, option: str) -> None:
         """Called when a time-out of the server strikes, once for a request. May be overridden.
@@ -167,9 +177,15 @@ class RequestFailures(Bridge):
         `option` is its name, as "idle_timeout". The connection is about to be closed.
         handle_error() is not called for the TimeoutError that the handler gets. On the
         loop's thread; for the idle and write time-outs of a legacy handler in its own.
-        The default logs it at level INFO.
+        The default logs it at level INFO, as `handle_error` does.
         """
-        logger.info("the client %r was cut: its %s has passed", client_address, option)
+        self._client_log.log(
+            ("cut", option),
+            logging.INFO,
+            "the client %r was cut: its %s has passed",
+            client_address,
+            option,
+        )
 
 
 def _told(error: BaseException) -> str:
@@ -177,4 +193,4 @@ def _told(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return "; ".join(dict.fromkeys(map(_told, group.exceptions)))
-    return str(error)
+    return printable(str(error))

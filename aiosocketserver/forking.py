@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-logger = logging.getLogger("aiosocketserver")
-
 
 class ForkingMixIn(_Base):
     """Mix-in class to run each legacy handler in a child process; coroutine handlers as ever.
@@ -107,6 +105,7 @@ class ForkingMixIn(_Base):
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
         except BaseException as error:  # noqa: BLE001 - it ends this process only, and is reported
             sys.excepthook(type(error), error, error.__traceback__)
+        self._client_log.end()
         flush_standard_streams()
         return status
 
@@ -131,7 +130,9 @@ class ForkingMixIn(_Base):
             with self._statistics_lock:
                 self.statistics.handlers_failed += 1
         if os.WIFSIGNALED(status):
-            logger.warning(
+            self._client_log.log(
+                ("killed", os.WTERMSIG(status)),
+                logging.WARNING,
                 "the child %d, which served %r, was killed by signal %d",
                 pid,
                 entry.client_address,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-logger = logging.getLogger("aiosocketserver")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,12 +101,14 @@ class GreenletMixIn(_Base):
         except SystemExit:
             # As in a thread, it ends this one only.
             pass
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is logged
             # Who has cut it counts it.
             cut = isinstance(error, asyncio.CancelledError) and entry.was_cut
             if not cut:
                 entry.outcome = "failed"
-                logger.exception("process_request_greenlet() failed", extra=entry.log_extra())
+                self._client_log.exception(
+                    "process_request_greenlet() failed", error, extra=entry.log_extra()
+                )
         except BaseException as error:  # noqa: BLE001 - serve_forever() raises it
             entry.outcome = "failed"
             self._stop_because_of(error)

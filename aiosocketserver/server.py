@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from . import watchdog
+from ._client_log import ClientLog
 from ._handler_kinds import handler_kind
 from ._in_progress import RequestsInProgress
 from ._readiness import is_ready, until_readable
@@ -182,11 +183,14 @@ class BaseServer(DrainingServer):
             raise RuntimeError("the server was closed: make a new one to serve again")
         self._check_listening()
         if self._loop is not loop:
-            self._loop = loop
+            self._client_log.end()
+            self._loop = self._client_log.loop = loop
             self._thread_slots = None
             self._requests.forget_ended()
             if self.request_timeout is not None:
-                times = RequestTimes(loop, self.request_timeout, self._on_timed_out)
+                times = RequestTimes(
+                    loop, self.request_timeout, self._on_timed_out, self._client_log
+                )
                 self._requests.limit_times(times)
             # One that has been waited for belongs to its loop.
             self.drain_event = asyncio.Event()
@@ -277,6 +281,7 @@ class BaseServer(DrainingServer):
         """
         self._stop_accepting()
         self._closed = True
+        self._client_log.end()
         self._threads.end_idle()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
@@ -323,6 +328,8 @@ class BaseServer(DrainingServer):
         """In a forked child: let go of the loop and of all descriptors but that of `kept`."""
         self._loop = None
         self._loop_thread = None
+        # Another thread may have had the old one's lock when this process was forked.
+        self._client_log = ClientLog()
         self._requests = RequestsInProgress(self._room_made, self.statistics)
 
 
