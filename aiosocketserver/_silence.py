@@ -10,9 +10,13 @@ import select
 import socket
 import struct
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from ._last_waits import FIRST_MESSAGE, UNANSWERED
 from ._readiness import is_ready
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 # tcpi_last_data_sent and tcpi_last_data_recv, in milliseconds, and tcpi_bytes_received
 # (linux/tcp.h).
@@ -41,7 +45,7 @@ def has_said_nothing(sock: socket.socket) -> bool:
     return seen is not None and not seen[2]
 
 
-def has_everything(sock: socket.socket) -> bool:
+def has_everything(sock: HasFileno) -> bool:
     """Whether the peer's kernel has acknowledged all that was sent, an end too; False: who knows.
 
     That is SIOCOUTQ of tcp(7), and of unix(7), where it is what the peer has not read.
@@ -51,8 +55,8 @@ def has_everything(sock: socket.socket) -> bool:
         import termios
 
         return not any(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
-    except (ImportError, OSError):
-        # Windows has no such modules.
+    except (ImportError, OSError, ValueError):
+        # Windows has no such modules; ValueError is for a descriptor that is gone.
         return False
 
 

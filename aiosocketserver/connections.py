@@ -31,6 +31,8 @@ from .server import BaseServer
 from .sockets import StreamSocket
 from .tls import ContextSource
 
+logger = logging.getLogger("aiosocketserver")
+
 
 class ConnectionServer(BaseServer):
     """What servers of stream sockets do with a connection from when it is accepted.
@@ -122,8 +124,10 @@ class ConnectionServer(BaseServer):
         """Serve a connection that was accepted, unless its host has enough of them."""
         try:
             _ = self._take_on(request, client_address)
-        except Exception:
-            logger.exception("the connection of %r could not be served", client_address)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._client_log.exception(
+                "the connection of %r could not be served", error, client_address
+            )
 
     def _take_on(self, request: Any, client_address: Any) -> asyncio.Task[None] | None:
         """The task that serves a connection; None when it was refused. Closed if that fails."""
