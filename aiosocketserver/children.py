@@ -67,7 +67,7 @@ def _leave_loop() -> None:
     signal.set_wakeup_fd(-1)
     asyncio._set_running_loop(None)
     for number in signal.valid_signals():
-        if _is_from_loop(signal.getsignal(number)):
+        if is_from_loop(signal.getsignal(number)):
             signal.signal(number, _pass_once if number == signal.SIGINT else signal.SIG_DFL)
 
 
@@ -79,7 +79,7 @@ def _pass_once(number: int, _: object) -> None:
     signal.signal(number, signal.SIG_DFL)
 
 
-def _is_from_loop(handler: Any) -> bool:
+def is_from_loop(handler: Any) -> bool:
     """Whether a signal handler is one of an event loop, or of what drives it."""
     while isinstance(handler, functools.partial):
         handler = handler.func

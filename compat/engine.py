@@ -117,6 +117,8 @@ class Engine(_Base):
                 loop.set_exception_handler(serving.on_loop_error)
                 loop.run_until_complete(self.__serve(serving))
         finally:
+            if serving is not None:
+                serving.signals.restore()
             self.__tell_stopped()
         if serving.error is not None:
             raise serving.error

@@ -10,6 +10,7 @@ import socketserver
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from aiosocketserver._back_off import CAPACITY_ERRNOS, BackOff
@@ -20,6 +21,7 @@ from aiosocketserver.server import cannot_watch
 from .coroutines import CoroutineRequests
 from .greenlets import GreenletRequests, wants_greenlets
 from .loops import with_running_loop
+from .signals import SignalHandlers
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -54,6 +56,7 @@ class Serving:
         self.error: BaseException | None = None
         self.coroutines: CoroutineRequests | None = None
         self.greenlets: GreenletRequests | None = None
+        self.signals = SignalHandlers(self._on_signal_error, _is_hook)
         self._poll_interval = poll_interval
         self._ended: asyncio.Future[None] = loop.create_future()
         # One for all that is called, as the calling thread would have been.
@@ -123,6 +126,16 @@ class Serving:
             self.error = error
         self._end()
 
+    def _on_signal_error(self, error: BaseException) -> None:
+        # At any point of what else runs in this thread, so that the loop has to do it.
+        if self.error is None:
+            self.error = error
+        try:
+            self.loop.call_soon_threadsafe(self._end)
+        except RuntimeError:
+            # The loop is closed: it has ended.
+            pass
+
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The exception handler of a loop that runs nothing else."""
         error = context.get("exception")
@@ -188,7 +201,8 @@ class Serving:
         return alone and not self._is_over()
 
     def _is_over(self) -> bool:
-        return self._ended.done() or self.server._BaseServer__shutdown_request
+        stopped = self._ended.done() or self.server._BaseServer__shutdown_request
+        return stopped or self.error is not None
 
     def _lasts(self, error: OSError) -> bool:
         """Whether get_request() would fail again at once."""
@@ -269,6 +283,7 @@ class Serving:
     def serve_coroutine(self, request: Any, client_address: Any) -> None:
         """Have a coroutine handler serve the request in a task of this loop."""
         if self.coroutines is None:
+            self._hold_signals()
             self.coroutines = CoroutineRequests(
                 self.server, self.loop, on_fatal=self.fail, on_room=self.room_made
             )
@@ -282,6 +297,47 @@ class Serving:
         """
         if self.greenlets is None:
             return False
+        self._hold_signals()
         with with_running_loop(self.loop):
             self.greenlets.start(request, client_address)
         return True
+
+    def _hold_signals(self) -> None:
+        """From now on, have what signal handlers raise end the serving, not a request."""
+        if self.owns_loop:
+            self.signals.install()
+
+
+def _is_hook(frame: FrameType | None, error: BaseException) -> bool:
+    """Whether a signal has struck a hook, through which its handler's error ends the serving.
+
+    That of process_request() would be caught there as the request's own, and an OSError
+    in get_request() as that of a connection that has gone.
+    """
+    called: Any = None
+    caught: tuple[type[BaseException], ...] = ()
+    while frame is not None:
+        code = frame.f_code
+        if code in _OURS:
+            return False
+        if code is Serving._call.__code__:
+            return called is not None and not isinstance(error, caught)
+        if code.co_name == "process_request":
+            caught = (Exception,)
+        elif code.co_name == "get_request" and not caught:
+            caught = (OSError,)
+        called, frame = code, frame.f_back
+    return False
+
+
+# What must not be left half done.
+_OURS = {
+    function.__code__
+    for function in (
+        Serving.fail,
+        Serving._end,
+        Serving.room_made,
+        Serving.serve_coroutine,
+        Serving.serve_in_greenlet,
+    )
+}

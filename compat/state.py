@@ -105,5 +105,7 @@ class State:
             serving.room_made()
 
     def _close_in_child(self, kept: object) -> None:
+        for serving in self.servings:
+            serving.signals.restore()
         for watch in self.child_watches.values():
             watch.close_in_child()
