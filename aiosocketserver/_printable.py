@@ -7,6 +7,11 @@ escape sequences of terminals, or bytes that are no UTF-8.
 from __future__ import annotations
 
 import os
+import re
+from typing import cast
+
+# Visible ASCII but for quotes and the backslash.
+_PLAIN = re.compile(rb"[!#-&(-\[\]-~]*")
 
 
 def printable(text: str) -> str:
@@ -27,19 +32,18 @@ def spell_address(address: object) -> str:
     without any. In names whatever is no visible ASCII character, backslash and quotes
     are written as `\\xNN`.
     """
-    match address:
-        case None | "" | b"":
-            return ""
-        case (str(host), int(port), *_):
+    if isinstance(address, tuple):
+        host, port = (*cast("tuple[object, ...]", address), None, None)[:2]
+        if isinstance(host, str) and isinstance(port, int):
             # The zone of an IPv6 address is the name of an interface.
             host = _spell_bytes(os.fsencode(host))
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        case str() | bytes():
-            name = os.fsencode(address)
-        case _:
-            # Whatever somebody's get_request() has made.
-            name = printable(repr(address)).encode(errors="backslashreplace")
-            return _spell_bytes(name)
+    if not isinstance(address, str | bytes | None):
+        # Whatever somebody's get_request() has made.
+        return _spell_bytes(printable(f"{address!r}").encode(errors="backslashreplace"))
+    if not address:
+        return ""
+    name = os.fsencode(address)
     if name.startswith(b"\0"):
         return "@" + _spell_bytes(name[1:])
     if name.startswith((b"/", b"./", b"../")):
@@ -48,6 +52,8 @@ def spell_address(address: object) -> str:
 
 
 def _spell_bytes(name: bytes) -> str:
+    if _PLAIN.fullmatch(name):
+        return name.decode()
     return "".join(
         chr(byte) if 0x20 < byte < 0x7F and byte not in b"\\\"'" else f"\\x{byte:02x}"
         for byte in name
