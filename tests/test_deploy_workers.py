@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from aiosocketserver.deploy.notify import Notifier
+from aiosocketserver.deploy.process import Limits
 from aiosocketserver.deploy.workers import Supervisor
 from tests.deploy_support import Command, ask, metrics, serving_application
 
@@ -302,15 +304,22 @@ async def test_a_fork_that_fails_is_tried_again(
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr("aiosocketserver.deploy.workers.start_child", no_child)
-    supervisor = Supervisor(lambda slot, sock: 0, 2, 30.0, 0.0)
+    supervisor = Supervisor(lambda slot, sock: 0, 2, Limits(30.0, 60.0), 0.0, Notifier())
     supervisor._start_later(1, 0.0)
     await failed.wait()
     assert supervisor.restarts == 0
-    supervisor.ready = True
-    done = asyncio.Event()
-    supervisor.roll(lambda: None, done.set)
-    await done.wait()
     await supervisor._end()
     messages = [record.getMessage() for record in caplog.records if record.exc_info]
     assert messages[:3] == ["worker 2 cannot be started"] * 3
-    assert messages[-1].startswith("reloading has ended: a worker cannot be started")
+
+
+async def test_a_first_fork_that_fails_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_child(serve: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("aiosocketserver.deploy.workers.start_child", no_child)
+    supervisor = Supervisor(lambda slot, sock: 0, 2, Limits(30.0, 60.0), 0.0, Notifier())
+    assert await supervisor.run(lambda: None) == 2
+    assert "a worker cannot be started: [Errno 11]" in caplog.text

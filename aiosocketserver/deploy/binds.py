@@ -18,6 +18,7 @@ from .._socket_paths import SocketPath
 from ..listener import is_listening
 from ..stream_server import TCPServer
 from .errors import StartError
+from .standard_streams import put_aside
 
 _FORMS = (
     "tcp://host:port, tls://host:port, udp://host:port, unix://path, unix-dgram://path, fd://N "
@@ -342,7 +343,7 @@ def _adopt(bind: Bind, descriptor: int) -> OpenSocket:
         ) from None
     if not is_socket:
         raise BindError(f"cannot bind to {bind.text}: descriptor {descriptor} is no socket")
-    sock = socket.socket(fileno=descriptor)
+    sock = socket.socket(fileno=put_aside(descriptor))
     if sock.type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         problem = "is neither a stream nor a datagram socket"
     elif sock.type == socket.SOCK_STREAM and not is_listening(sock):
@@ -367,7 +368,7 @@ def systemd_sockets() -> dict[int, str]:
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
-    count = int(os.environ.get("LISTEN_FDS", "0"))
+    count = int(text) if (text := os.environ.get("LISTEN_FDS", "0")).isdecimal() else 0
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     return {
         _FIRST_DESCRIPTOR + number: names[number] if number < len(names) else ""
@@ -376,8 +377,15 @@ def systemd_sockets() -> dict[int, str]:
 
 
 def forget_systemd_sockets() -> None:
-    """Take the variables out of the environment: what was passed is not for our children."""
-    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+    """Keep what was passed, and the variables, from the programs that handlers start.
+
+    Also what no bind has taken.
+    """
+    for descriptor in systemd_sockets():
+        # Fewer were passed, or a bind has moved it.
+        with contextlib.suppress(OSError):
+            os.set_inheritable(descriptor, False)
+    for name in ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
 
 

@@ -25,6 +25,7 @@ from .settings import (
     read_file,
     server_options,
 )
+from .standard_streams import open_standard_streams
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -178,6 +179,13 @@ def cli() -> None:
     help="Seconds without a sign of life after which a worker is replaced. [30]",
 )
 @click.option(
+    "--start-timeout",
+    type=float,
+    default=60.0,
+    help="Seconds from the start of a worker until it has to serve, after which it is killed and "
+    "started again. [60]",
+)
+@click.option(
     "--drain-delay",
     type=float,
     default=0.0,
@@ -217,6 +225,7 @@ for _param in serve.params:
 
 def main() -> None:
     """Run the command, and exit."""
+    open_standard_streams()
     try:
         code = cli.main(prog_name=program, standalone_mode=False)
     except click.ClickException as error:

@@ -8,7 +8,6 @@ import functools
 import importlib.util
 import logging
 import platform
-import signal
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -27,9 +26,12 @@ from .errors import StartError
 from .exits import ExitSignals, exit_code
 from .notify import Notifier
 from .observing import observe
+from .process import Limits
+from .reloading import ReloadSignal, tell_too_late
 from .service import Service, loop_factory, make_servers
 from .settings import Settings, chosen_loop, default_binds
 from .snapshots import Snapshot, State
+from .standard_streams import open_standard_streams
 from .targets import load_target
 from .worker import run_worker
 from .workers import Supervisor
@@ -51,6 +53,7 @@ def run(
     metrics: str | None = None,
     access_log: str = "off",
     worker_timeout: float = 30.0,
+    start_timeout: float = 60.0,
     drain_delay: float = 0.0,
     **options: Unpack[ServerOptions],
 ) -> int:
@@ -81,6 +84,7 @@ def run(
         metrics=metrics,
         access_log=access_log,
         worker_timeout=worker_timeout,
+        start_timeout=start_timeout,
         drain_delay=drain_delay,
         options=dict(options),
     )
@@ -91,6 +95,7 @@ def serve(target: Any, settings: Settings) -> int:
     """`run` with settings that have been read."""
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("run() is for the main thread, which gets signals; see serving()")
+    open_standard_streams()
     with contextlib.ExitStack() as stack:
         service = _Deployment(target, settings, stack)
         return service.serve_here() if settings.workers == 1 else service.serve_in_workers()
@@ -127,6 +132,8 @@ class _Deployment:
             stack.callback(self._metrics.close)
         self._notifier = Notifier()
         stack.callback(self._notifier.close)
+        self._reload_signal = ReloadSignal()
+        stack.callback(self._reload_signal.close)
 
     def _load(self) -> Any:
         return load_target(self._target) if isinstance(self._target, str) else self._target
@@ -166,19 +173,25 @@ class _Deployment:
                 nonlocal serves
                 serves = True
                 self._tell_start()
+                self._reload_signal.attach(reload)
 
             def reload() -> None:
+                if service.stopping.is_set():
+                    tell_too_late()
+                    return
                 self._notifier.reloading()
-                service.reload_tls()
-                self._notifier.ready("serving")
+                problem = "" if service.reload_tls() else "; the last reload failed"
+                self._notifier.ready(f"serving{problem}")
 
             async def snapshot() -> Snapshot:
                 return Snapshot.of(servers, durations)
 
             async with self._with_metrics(snapshot, state):
                 with ExitSignals(service.stopping.set):
-                    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-                    return await service.run(on_ready, self._notifier.stopping)
+                    try:
+                        return await service.run(on_ready, self._notifier.stopping)
+                    finally:
+                        self._reload_signal.detach()
 
         with asyncio.Runner(loop_factory=loop_factory(self._loop)) as runner:
             return exit_code(runner.run(serve()))
@@ -194,20 +207,21 @@ class _Deployment:
             return run_worker(self._load, self._opened[slot], settings, options, sock)
 
         async def supervise() -> int:
+            limits = Limits(silence=settings.worker_timeout, start=settings.start_timeout)
             supervisor = Supervisor(
-                run_one, settings.workers, settings.worker_timeout, settings.drain_delay
+                run_one, settings.workers, limits, settings.drain_delay, self._notifier
             )
 
             def state() -> State:
                 return State(supervisor.ready, supervisor.serving, supervisor.restarts)
 
-            def reload() -> None:
-                supervisor.roll(self._notifier.reloading, lambda: self._notifier.ready("serving"))
-
             async with self._with_metrics(supervisor.snapshot, state):
                 with ExitSignals(supervisor.stopping.set, supervisor.kill_all):
-                    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-                    return await supervisor.run(self._tell_start, self._notifier.stopping)
+                    self._reload_signal.attach(supervisor.reload)
+                    try:
+                        return await supervisor.run(self._tell_start)
+                    finally:
+                        self._reload_signal.detach()
 
         # Few events and many forks: the simplest loop there is.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

@@ -66,17 +66,23 @@ class Service:
         self._drain_delay = drain_delay
         self.stopping = asyncio.Event()
 
-    def reload_tls(self) -> None:
-        """Make the TLS contexts anew; one that does not load leaves the old one in use."""
+    def reload_tls(self) -> bool:
+        """Make the TLS contexts anew; one that does not load leaves the old one in use.
+
+        Returns whether all have been made.
+        """
+        all_made = True
         for server in self.servers:
             if server._tls is None:
                 continue
             try:
                 server.reload_tls()
             except (OSError, ValueError):
+                all_made = False
                 logger.exception("the certificate of %s was not reloaded", server.server_address)
             else:
                 logger.info("the certificate of %s was reloaded", server.server_address)
+        return all_made
 
     async def run(
         self, on_ready: Callable[[], object], on_stopping: Callable[[], object]

@@ -183,6 +183,10 @@ class Settings:
     worker_timeout: float = 30.0
     """Seconds without a sign of life after which a worker is killed and replaced."""
 
+    start_timeout: float = 60.0
+    """Seconds from the start of a worker until it has to serve; one that takes longer is killed,
+    and started again."""
+
     drain_delay: float = 0.0
     """Seconds from the signal to stop in which it goes on accepting and is not ready any more,
     so that load balancers hear of the end first."""
@@ -202,6 +206,10 @@ class Settings:
             raise StartError(
                 f"worker_timeout must be {2 * BEAT:g} seconds or more, because a worker gives a "
                 f"sign of life each {BEAT:g}, and is {self.worker_timeout!r}"
+            )
+        if not self.start_timeout > 0:
+            raise StartError(
+                f"start_timeout must be a number of seconds above 0, and is {self.start_timeout!r}"
             )
         if self.drain_delay < 0:
             raise StartError(f"drain_delay must be 0 seconds or more, and is {self.drain_delay!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import signal
 import socket
@@ -23,6 +24,8 @@ from .snapshots import Snapshot
 
 logger = logging.getLogger("aiosocketserver.deploy")
 
+_STANDARD_ERROR = 2
+
 
 def run_worker(
     load: Callable[[], Any],
@@ -37,8 +40,11 @@ def run_worker(
     - sock: leads to the parent
     """
     # Ctrl-C reaches the whole group, and the parent sees to it; SIGHUP is for the parent, too.
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    # Not SIG_IGN: programs that handlers start would inherit it.
+    signal.signal(signal.SIGINT, _Interrupt().leave_to_parent)
+    signal.signal(signal.SIGHUP, _leave_to_parent)
+    # The parent asks so where it hangs, before it kills. Python's own handlers do not run then.
+    faulthandler.register(signal.SIGQUIT, file=_STANDARD_ERROR)
     try:
         servers = make_servers(load(), opened, settings, options)
         return _serve(servers, settings, sock)
@@ -52,15 +58,37 @@ def run_worker(
         flush_standard_streams()
 
 
+def _leave_to_parent(number: int, frame: object) -> None:
+    """Do nothing for a signal that the parent gets too."""
+
+
+class _Interrupt:
+    """Ctrl-C, which children that handlers fork handle as those of a single process do."""
+
+    # They are told by it: see `children.start_child`.
+    of_loop = True
+
+    def leave_to_parent(self, number: int, frame: object) -> None:
+        """Do nothing."""
+
+
 def _serve(servers: Sequence[TCPServer], settings: Settings, sock: socket.socket) -> int:
     durations = observe(servers, settings)
 
     async def serve() -> BaseException | None:
         service = Service(servers)
+        phase = "starting"
+
+        def enter(new: str) -> None:
+            nonlocal phase
+            phase = new
+            tell()
 
         def tell(**more: Any) -> None:
+            # All of it each time: a message is lost when the one before was not taken.
             snapshot = Snapshot.of(servers, durations)
-            channel.send({"snapshot": snapshot.to_json(), **more})
+            state = {"phase": phase, "shutdown_timeout": _shutdown_timeout(servers)}
+            channel.send({"snapshot": snapshot.to_json(), **state, **more})
 
         def answer(message: dict[str, Any]) -> None:
             tell(answer=message["question"])
@@ -69,7 +97,7 @@ def _serve(servers: Sequence[TCPServer], settings: Settings, sock: socket.socket
         beating = asyncio.create_task(_beat(tell))
         try:
             with ExitSignals(service.stopping.set, numbers=[signal.SIGTERM]):
-                return await service.run(lambda: tell(ready=True), lambda: None)
+                return await service.run(lambda: enter("serving"), lambda: enter("draining"))
         finally:
             beating.cancel()
             tell()
@@ -77,6 +105,12 @@ def _serve(servers: Sequence[TCPServer], settings: Settings, sock: socket.socket
 
     with asyncio.Runner(loop_factory=loop_factory(chosen_loop(settings.loop))) as runner:
         return exit_code(runner.run(serve()))
+
+
+def _shutdown_timeout(servers: Sequence[TCPServer]) -> float | None:
+    """Seconds that all of them have to drain, or None for ever."""
+    limits = [server.shutdown_timeout for server in servers]
+    return None if None in limits else max((limit for limit in limits if limit), default=0.0)
 
 
 async def _beat(tell: Callable[[], object]) -> None:

@@ -6,7 +6,6 @@ No more than that: on a machine it runs under systemd, and beside it Kubernetes 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import itertools
 import logging
@@ -19,6 +18,10 @@ from typing import Any
 from ..children import ChildWatch, flush_standard_streams, leave_servers, start_child
 from .channel import Channel
 from .exits import CANNOT_START
+from .notify import Notifier
+from .process import Limits, Worker
+from .reloading import tell_too_late
+from .settings import BEAT
 from .snapshots import Snapshot
 
 logger = logging.getLogger("aiosocketserver.deploy")
@@ -33,85 +36,59 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 
 
-class Worker:
-    """One process, as its parent sees it."""
-
-    def __init__(self, slot: int, pid: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.slot = slot
-        self.pid = pid
-        self.begun_at = self.seen_at = loop.time()
-        self.channel: Channel | None = None
-        self.watch: ChildWatch | None = None
-        # Whether it serves, as soon as that is known, and its exit code.
-        self.ready: asyncio.Future[bool] = loop.create_future()
-        self.ended: asyncio.Future[int] = loop.create_future()
-        # By number, those who wait for its counters.
-        self.asking: dict[int, asyncio.Future[None]] = {}
-        self.snapshot = Snapshot()
-        # It was told to end.
-        self.stopping = False
-
-    def __str__(self) -> str:
-        return f"worker {self.slot + 1} (process {self.pid})"
-
-    @property
-    def serves(self) -> bool:
-        """Whether it accepts requests."""
-        return self.ready.done() and self.ready.result() and not self.ended.done()
-
-    def stop(self) -> None:
-        """Have it drain."""
-        self.stopping = True
-        self.kill(signal.SIGTERM)
-
-    def kill(self, number: signal.Signals) -> None:
-        """Send it a signal, and to nobody who got its number afterwards."""
-        if not self.ended.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-
 class Supervisor:
     """Starts, watches, replaces and stops the workers, on the running loop.
 
     - run_worker: what a worker runs, given its number from 0 on and the socket that leads
       to the parent; returns its exit code
-    - worker_timeout: seconds without a sign of life after which one is killed
+    - limits: after which a worker is killed
     - drain_delay: seconds between the signal to stop and the drain
+    - notifier: tells the service manager
     """
 
     def __init__(
         self,
         run_worker: Callable[[int, socket.socket], int],
         number: int,
-        worker_timeout: float,
+        limits: Limits,
         drain_delay: float,
+        notifier: Notifier,
     ) -> None:
         self._run_worker = run_worker
         self._number = number
-        self._worker_timeout = worker_timeout
+        self._limits = limits
         self._drain_delay = drain_delay
+        self._notifier = notifier
         self._loop = asyncio.get_running_loop()
         # All that live, and for each slot the one that is to serve.
         self._workers: set[Worker] = set()
         self._current: dict[int, Worker] = {}
-        # How often in a row a slot had one that lived only shortly.
-        self._short_lives = [0] * number
+        # For each slot, how long the next one waits that replaces a short-lived one.
+        self._pauses = [_FIRST_PAUSE] * number
         self._restarting: set[asyncio.TimerHandle] = set()
+        self._reload_asked = False
         self._rolling: asyncio.Task[None] | None = None
         # What those counted that have ended.
         self._before = Snapshot()
         self._questions = itertools.count(1)
+        # The first workers have started, and nobody has said stop: the dead are replaced.
+        self._running = False
+        self._told_serving = number
         self.stopping = asyncio.Event()
-        self.ready = False
         self.restarts = 0
 
     @property
     def serving(self) -> int:
-        """How many workers serve."""
-        return sum(worker.serves for worker in self._workers)
+        """How many workers accept requests."""
+        now = self._loop.time()
+        return sum(worker.accepts(now) for worker in self._workers)
 
-    async def run(self, on_ready: Callable[[], object], on_stopping: Callable[[], object]) -> int:
+    @property
+    def ready(self) -> bool:
+        """Whether the service accepts requests, and is to go on."""
+        return self._running and not self.stopping.is_set() and self.serving > 0
+
+    async def run(self, on_ready: Callable[[], object]) -> int:
         """Serve until `stopping` is set, or the first workers cannot start; the exit code."""
         watching = asyncio.create_task(self._watch())
         stopping = asyncio.create_task(self.stopping.wait())
@@ -119,20 +96,18 @@ class Supervisor:
         code = 0
         try:
             await asyncio.wait([stopping, starting], return_when=asyncio.FIRST_COMPLETED)
-            if not stopping.done():
+            if not self.stopping.is_set():
                 if starting.result():
-                    self.ready = True
+                    self._running = True
                     on_ready()
+                    self._begin_rolling()
                     await stopping
                 else:
                     code = CANNOT_START
         finally:
             starting.cancel()
-            self.ready = False
             self.stopping.set()
-            on_stopping()
-            if not code:
-                await asyncio.sleep(self._drain_delay)
+            self._notifier.stopping()
             await self._end()
             watching.cancel()
         return code
@@ -147,28 +122,75 @@ class Supervisor:
             handle.cancel()
         if self._rolling is not None:
             self._rolling.cancel()
+        # Who has not been ready has nobody to tell that it is not any more.
+        if self._running:
+            await asyncio.sleep(self._drain_delay)
+        self._running = False
         for worker in self._workers:
-            worker.stop()
+            worker.stop(self._loop.time())
         while self._workers:
             await asyncio.wait([worker.ended for worker in self._workers])
 
     async def _watch(self) -> None:
-        """Kill the workers that give no sign of life."""
+        """Kill the workers that take too long, and tell how many serve."""
+        pause = min(self._limits.silence / 10, self._limits.start / 10, BEAT)
         while True:
-            await asyncio.sleep(self._worker_timeout / 10)
-            now = self._loop.time()
-            for worker in self._workers:
-                silence = now - worker.seen_at
-                if worker.serves and silence > self._worker_timeout:
-                    logger.error("%s gave no sign of life for %.1f s: killed", worker, silence)
-                    worker.kill(signal.SIGKILL)
+            before = self._loop.time()
+            await asyncio.sleep(pause)
+            late = self._loop.time() - before - pause
+            for worker in list(self._workers):
+                # We were stopped, and so perhaps the whole group: Ctrl-Z, or a debugger.
+                if late > BEAT:
+                    worker.forgive(late)
+                self._end_overdue(worker)
+            self._tell_serving()
+
+    def _end_overdue(self, worker: Worker) -> None:
+        what = worker.overdue(self._loop.time(), self._limits)
+        if what is None or worker.killed:
+            return
+        if worker.stopping or worker.asked_where:
+            worker.killed = True
+            worker.kill(signal.SIGKILL)
+        else:
+            # It writes to standard error where it hangs, and is killed the next time.
+            worker.kill(signal.SIGQUIT)
+        if not worker.asked_where:
+            worker.asked_where = True
+            logger.error("%s %s: killed", worker, what)
+
+    def _tell_serving(self) -> None:
+        """Tell how many serve, when it has changed."""
+        if not self._running or self.stopping.is_set():
+            return
+        # While one is replaced, both serve for a moment.
+        serving = min(self.serving, self._number)
+        if serving == self._told_serving:
+            return
+        if not serving:
+            logger.error("no worker serves: the service is not ready until one does")
+        elif not self._told_serving:
+            logger.warning("the service is ready again")
+        self._told_serving = serving
+        self._notifier.status(self._status())
+
+    def _status(self) -> str:
+        if self._told_serving == self._number:
+            return "serving"
+        if not self._told_serving:
+            return "no worker serves"
+        return f"serving with {self._told_serving} of {self._number} workers"
 
     async def _start_all(self) -> bool:
-        # One first: what is wrong with the target is told once.
-        if not await self._start(0).ready:
+        try:
+            # One first: what is wrong with the target is told once.
+            if not await self._start(0).starts():
+                return False
+            others = [self._start(slot) for slot in range(1, self._number)]
+        except OSError as error:
+            logger.error("a worker cannot be started: %s", error)
             return False
-        others = [self._start(slot) for slot in range(1, self._number)]
-        return all([await worker.ready for worker in others])
+        return all([await worker.starts() for worker in others])
 
     # One worker
 
@@ -198,16 +220,18 @@ class Supervisor:
         return self._run_worker(slot, theirs)
 
     def _on_message(self, worker: Worker, message: dict[str, Any]) -> None:
-        worker.seen_at = self._loop.time()
-        worker.snapshot = Snapshot.from_json(message["snapshot"])
+        worker.told(message, self._loop.time())
         answered = worker.asking.pop(message.get("answer", 0), None)
         if answered is not None:
             answered.set_result(None)
-        if "ready" in message and not worker.ready.done():
-            worker.ready.set_result(True)
+        self._tell_serving()
 
     def _on_end(self, worker: Worker) -> None:
-        pid, status = os.waitpid(worker.pid, os.WNOHANG)
+        try:
+            pid, status = os.waitpid(worker.pid, os.WNOHANG)
+        except ChildProcessError:
+            # Whoever has started us ignores SIGCHLD, and so the kernel has reaped it.
+            pid, status = worker.pid, 0
         if not pid:
             return
         assert worker.channel is not None
@@ -224,21 +248,23 @@ class Supervisor:
         worker.asking.clear()
         if not worker.ready.done():
             worker.ready.set_result(False)
+        self._tell_serving()
         if worker.stopping or self.stopping.is_set():
             return
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        how = f"was killed by {_name(-code)}" if code < 0 else f"ended with {code}"
         logger.error("%s %s", worker, how)
-        if self.ready and self._current.get(worker.slot) is worker:
+        if self._running and self._current.get(worker.slot) is worker:
             self._replace(worker)
 
     def _replace(self, worker: Worker) -> None:
         slot = worker.slot
         lived = self._loop.time() - worker.begun_at
-        short = not worker.ready.result() or lived < _SHORT_LIFE
-        self._short_lives[slot] = self._short_lives[slot] + 1 if short else 0
         pause = 0.0
-        if short:
-            pause = min(_FIRST_PAUSE * 2 ** (self._short_lives[slot] - 1), _LONGEST_PAUSE)
+        if not worker.ready.result() or lived < _SHORT_LIFE:
+            pause = self._pauses[slot]
+            self._pauses[slot] = min(pause * 2, _LONGEST_PAUSE)
+        else:
+            self._pauses[slot] = _FIRST_PAUSE
         del self._current[slot]
         self._start_later(slot, pause)
 
@@ -261,39 +287,66 @@ class Supervisor:
 
     # All of them
 
-    def roll(self, on_begin: Callable[[], object], on_end: Callable[[], object]) -> None:
-        """Replace the workers one at a time, each by one that serves before the old one drains."""
-        if not self.ready or (self._rolling is not None and not self._rolling.done()):
-            logger.warning("a reload was asked for while the workers are started or stopped")
-            return
-        self._rolling = asyncio.create_task(self._roll(on_begin, on_end))
+    def reload(self) -> None:
+        """Replace the workers one at a time, each by one that serves before the old one drains.
 
-    async def _roll(self, on_begin: Callable[[], object], on_end: Callable[[], object]) -> None:
-        on_begin()
-        logger.info("reloading: the workers are replaced, one at a time")
+        While they are started or replaced already, that comes first: who asks wants what is
+        there now.
+        """
+        if self.stopping.is_set():
+            tell_too_late()
+            return
+        self._reload_asked = True
+        if not self._running or self._rolling is not None:
+            logger.info("a reload was asked for: it begins when the one under way has ended")
+        self._begin_rolling()
+
+    def _begin_rolling(self) -> None:
+        if self._running and self._reload_asked and self._rolling is None:
+            self._rolling = asyncio.create_task(self._roll_all())
+
+    async def _roll_all(self) -> None:
         try:
-            for slot in range(self._number):
-                worker = self._start(slot)
-                if not await worker.ready:
-                    logger.error("reloading has ended: %s cannot start, the others go on", worker)
+            while self._reload_asked:
+                self._reload_asked = False
+                self._notifier.reloading()
+                logger.info("reloading: the workers are replaced, one at a time")
+                problem = await self._roll()
+                if self.stopping.is_set():
                     return
-                old = self._current.get(slot)
-                self._current[slot] = worker
-                if old is not None and old is not worker:
-                    old.stop()
-                    await old.ended
-            logger.info("reloaded")
-        except OSError:
-            logger.exception("reloading has ended: a worker cannot be started, the others go on")
+                if problem:
+                    logger.error("reloading has ended: %s, the others go on", problem)
+                    self._notifier.ready(f"{self._status()}; the last reload failed: {problem}")
+                else:
+                    logger.info("reloaded")
+                    self._notifier.ready(self._status())
         finally:
-            if not self.stopping.is_set():
-                on_end()
+            self._rolling = None
+
+    async def _roll(self) -> str | None:
+        """Replace them all; what has kept one from it."""
+        for slot in range(self._number):
+            try:
+                worker = self._start(slot)
+            except OSError as error:
+                return f"worker {slot + 1} cannot be started ({error})"
+            if not await worker.starts():
+                return f"{worker} cannot start"
+            old = self._current.get(slot)
+            self._current[slot] = worker
+            if old is not None and old is not worker:
+                old.stop(self._loop.time())
+                await old.ends()
+        return None
 
     async def snapshot(self) -> Snapshot:
         """What all workers have counted, those included that have ended."""
         number = next(self._questions)
         answers: list[asyncio.Future[None]] = []
         for worker in self._workers:
+            # One that still starts has counted nothing, and cannot answer.
+            if not worker.has_served:
+                continue
             assert worker.channel is not None
             worker.asking[number] = self._loop.create_future()
             answers.append(worker.asking[number])
@@ -303,6 +356,14 @@ class Supervisor:
         for worker in self._workers:
             worker.asking.pop(number, None)
         return Snapshot.total([self._before, *(worker.snapshot for worker in self._workers)])
+
+
+def _name(number: int) -> str:
+    """Of a signal; most real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _ignore() -> None:
