@@ -6,7 +6,7 @@ import asyncio
 
 # Imported by whoever first asks for asyncio's executor, and by uvloop, which fails once the
 # main thread has ended. A program may go on then, in other threads.
-import concurrent.futures.thread  # noqa: F401
+import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import os
 import sys
 import threading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socketserver
 import threading
 from collections.abc import Callable, Coroutine
@@ -112,13 +113,12 @@ class Engine(_Base):
         serving: Serving | None = None
         self._BaseServer__is_shut_down.clear()
         try:
-            with new_loop(loop_factory_of(self)) as loop:
+            with contextlib.ExitStack() as after, new_loop(loop_factory_of(self)) as loop:
                 serving = Serving(self, loop, poll_interval, owns_loop=True)
+                after.callback(serving.signals.restore)
                 loop.set_exception_handler(serving.on_loop_error)
                 loop.run_until_complete(self.__serve(serving))
         finally:
-            if serving is not None:
-                serving.signals.restore()
             self.__tell_stopped()
         if serving.error is not None:
             raise serving.error
