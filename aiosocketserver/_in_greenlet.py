@@ -12,7 +12,9 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from .bridge import carry_exit, result_of
 
 R = TypeVar("R")
 
@@ -105,7 +107,12 @@ class HandlerGreenlet(greenlet):
             else:
                 awaited.add_done_callback(self.resume, context=self._context)
             self._waits_for = awaited
-            self._pool.leave()
+            try:
+                self._pool.leave()
+            except GreenletExit:
+                # The loop has ended, and nobody has kept what waited on it.
+                self.is_cancelled = True
+                raise asyncio.CancelledError("the loop has ended") from None
             self._waits_for = None
         if self._cancellation is not None:
             error, self._cancellation = self._cancellation, None
@@ -164,13 +171,13 @@ def await_in_task(
     # A task may begin as it is made (asyncio.eager_task_factory).
     _set_running_loop(loop)
     try:
-        task = loop.create_task(function(*args, **kwargs))
+        task = loop.create_task(carry_exit(function, *args, **kwargs))
     finally:
         _set_running_loop(None)
     try:
         if not task.done():
             this.wait(task)
-        return task.result()
+        return result_of(task.result())
     except asyncio.CancelledError:
         task.cancel()
         if this.is_cancelled:

@@ -255,7 +255,7 @@ def limit_blocking(sock: socket.socket, limits: TimeLimits) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
 
-def option_that_struck(error: Exception, sock: socket.socket, limits: TimeLimits) -> str:
+def option_that_struck(error: BaseException, sock: socket.socket, limits: TimeLimits) -> str:
     """The limit that made an operation on a blocking socket fail, or nothing.
 
     Such errors do not tell whose they are, so the state of the socket has to.

@@ -19,6 +19,33 @@ R = TypeVar("R")
 _LOOP_CHECK = 1.0
 
 
+class _Exit:
+    """An exit, on its way to the code that waits for a coroutine."""
+
+    def __init__(self, error: SystemExit | KeyboardInterrupt) -> None:
+        self.error = error
+
+
+async def carry_exit(
+    function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> R | _Exit:
+    """Call a coroutine function, in a task of its own, for `result_of` to tell what became of it.
+
+    An exit that a task raises would tear through the loop, past whoever waits for it.
+    """
+    try:
+        return await function(*args, **kwargs)
+    except (SystemExit, KeyboardInterrupt) as exit_:
+        return _Exit(exit_)
+
+
+def result_of(result: R | _Exit) -> R:
+    """What the function has returned. Raises the exit that it has raised."""
+    if isinstance(result, _Exit):
+        raise result.error
+    return result
+
+
 class Bridge:
     """What a server offers to handlers that have to cross from the loop to a thread or back."""
 
@@ -73,9 +100,10 @@ class Bridge:
             failure: BaseException | None = None
             try:
                 result = function(*args, **kwargs)
-            except StopIteration as error:
-                # A future cannot carry it (PEP 479).
-                failure = RuntimeError(f"{function!r} raised StopIteration")
+            except (StopIteration, GeneratorExit) as error:
+                # A future cannot carry the one (PEP 479), and the other one would close
+                # the coroutine that waits, which may have more to wait for.
+                failure = RuntimeError(f"{function!r} raised {type(error).__name__}")
                 failure.__cause__ = error
             except BaseException as error:  # noqa: BLE001 - raised where it is awaited
                 failure = error
@@ -130,10 +158,7 @@ class Bridge:
                 "await the coroutine there"
             )
 
-        async def call() -> R:
-            return await function(*args, **kwargs)
-
-        coroutine = call()
+        coroutine = carry_exit(function, *args, **kwargs)
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         except RuntimeError:
@@ -143,7 +168,7 @@ class Bridge:
         if isinstance(request, InThread):
             request.loop_call = future
         try:
-            return self._wait_for(future, loop)
+            return result_of(self._wait_for(future, loop))
         finally:
             if loop.is_closed() and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                 # Its turn on the loop never came, so nobody will await it.

@@ -124,10 +124,8 @@ class ConnectionServer(BaseServer):
         """Serve a connection that was accepted, unless its host has enough of them."""
         try:
             _ = self._take_on(request, client_address)
-        except Exception as error:  # noqa: BLE001 - it is logged
-            self._client_log.exception(
-                "the connection of %r could not be served", error, client_address
-            )
+        except BaseException as error:  # noqa: BLE001 - logged, or raised at the end
+            self._end_or_log(error, "the connection of %r could not be served", client_address)
 
     def _take_on(self, request: Any, client_address: Any) -> asyncio.Task[None] | None:
         """The task that serves a connection; None when it was refused. Closed if that fails."""
@@ -169,10 +167,8 @@ class ConnectionServer(BaseServer):
         set_outcome("refused")
         try:
             self.handle_refusal(request, client_address, reason)
-        except Exception as failure:  # noqa: BLE001 - it is logged
-            self._client_log.exception("handle_refusal() failed", failure)
-        except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
-            self._stop_because_of(exit_)
+        except BaseException as raised:  # noqa: BLE001 - logged, or raised at the end
+            self._end_or_log(raised, "handle_refusal() failed")
         finally:
             self.close_request(request)
 
@@ -377,7 +373,7 @@ class ConnectionServer(BaseServer):
         )
         return lost and request.fileno() >= 0 and is_ready(request.fileno(), 0)
 
-    def _option_that_struck(self, error: Exception, request: Any) -> str:
+    def _option_that_struck(self, error: BaseException, request: Any) -> str:
         if isinstance(request, socket.socket):
             return option_that_struck(error, request, self._limits)
         return ""

@@ -137,6 +137,7 @@ class UDPServer(TCPServer):
                     if self._overrides_get_request
                     else self._next_request_if_any
                 ),
+                ends_server=self._ends_server,
                 before_batch=self._receiver_of_socket().forget_timeout,
                 serve=self._serve,
                 max_requests=self._max_requests,

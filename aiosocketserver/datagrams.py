@@ -38,11 +38,13 @@ class DatagramDispatcher:
     """Reads the datagrams of one socket and has them served.
 
     `get_request` returns one datagram as a request and its address, raising
-    BlockingIOError when there is none; `before_batch` is called before several are read;
-    `serve` serves one. At most `max_requests()` are in progress; then `max_queue` wait;
-    then the newest is dropped and counted. A `reliable` socket, one whose senders wait
-    while its buffer is full, is read no more until there is room again. `blocking` is
-    what the descriptor has to be meanwhile. All methods run on the loop's thread.
+    BlockingIOError when there is none; `ends_server` is asked whether what else it raises
+    is an exit, which would tear through the loop from here. `before_batch` is called
+    before several are read; `serve` serves one. At most `max_requests()` are in progress;
+    then `max_queue` wait; then the newest is dropped and counted. A `reliable` socket, one
+    whose senders wait while its buffer is full, is read no more until there is room again.
+    `blocking` is what the descriptor has to be meanwhile. All methods run on the loop's
+    thread.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class DatagramDispatcher:
         *,
         get_request: Callable[[], tuple[Any, Any]],
         before_batch: Callable[[], object],
+        ends_server: Callable[[BaseException], bool],
         serve: Callable[[InTask], Coroutine[Any, Any, None]],
         max_requests: Callable[[], int],
         max_queue: int,
@@ -67,6 +70,7 @@ class DatagramDispatcher:
         self._statistics = statistics
         self._get_request = get_request
         self._before_batch = before_batch
+        self._ends_server = ends_server
         self._serve = serve
         self._max_requests = max_requests
         self._max_queue = max_queue
@@ -176,7 +180,9 @@ class DatagramDispatcher:
                     "a datagram could not be received: %s",
                     error,
                 )
-            except Exception as error:  # noqa: BLE001 - it is logged
+            except BaseException as error:  # noqa: BLE001 - logged, or raised at the end
+                if self._ends_server(error):
+                    return False
                 self._client_log.exception("get_request() failed", error)
         return True
 

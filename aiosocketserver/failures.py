@@ -19,6 +19,48 @@ from .statistics import Statistics
 logger = logging.getLogger("aiosocketserver")
 
 
+def exit_in(error: BaseException) -> SystemExit | KeyboardInterrupt | None:
+    """What asks for the end of the program in an error: itself, or the first such one in a group.
+
+    These two classes do, as in asyncio. Others that are no Exception do not: the panic of
+    an extension, a group of cancellations, a class of the program's own.
+    """
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        exits = map(exit_in, group.exceptions)
+        return next((exit_ for exit_ in exits if exit_ is not None), None)
+    return None
+
+
+def is_closing(error: BaseException, task: object) -> bool:
+    """Whether `error` is Python's, which closes the forgotten coroutine of a task.
+
+    It may not wait any more then. A GeneratorExit that is raised while the task runs is
+    the handler's own.
+    """
+    if not isinstance(error, GeneratorExit):
+        return False
+    try:
+        return asyncio.current_task() is not task
+    except RuntimeError:
+        # No loop runs.
+        return True
+
+
+def _was_asked_for(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
+    """Whether it is the cancellation that the server, or who kept the task, has asked for."""
+    return _is_cancellation(error) and task is not None and task.cancelling() > 0
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(map(_is_cancellation, group.exceptions))
+    return isinstance(error, asyncio.CancelledError)
+
+
 def awaitable(result: object) -> bool:
     """Whether a hook has returned something to await; `inspect.isawaitable`, but quick."""
     return result is not None and hasattr(type(result), "__await__")
@@ -28,7 +70,8 @@ class RequestFailures(Bridge):
     """The end of requests that fail, and the hooks that are told of it.
 
     An error says whose fault it is: only one that this very connection has raised is its
-    client's, and no error of a request is the server's end (docs/decisions/0009-errors.md).
+    client's, and no error of a request is the server's end, whatever its class, but
+    SystemExit and KeyboardInterrupt (docs/decisions/0009-errors.md).
     """
 
     statistics: Statistics
@@ -42,14 +85,9 @@ class RequestFailures(Bridge):
     # In the request's task
 
     async def _end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
+        task = asyncio.current_task()
         try:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
-                # Somebody asked for it: the server, at the end, or who kept the task.
-                return
-            if not isinstance(error, Exception | asyncio.CancelledError):
-                set_outcome("failed")
-                self._stop_because_of(error)
+            if _was_asked_for(error, task) or self._ends_server(error):
                 return
             struck = isinstance(error, TimedOut) or getattr(request, "_expired", "") != ""
             if struck and self._is_clients_fault(error, request):
@@ -59,19 +97,32 @@ class RequestFailures(Bridge):
             result = self.handle_error(request, client_address)
             if awaitable(result):
                 await result
-        except Exception as failure:  # noqa: BLE001 - it is logged
-            self._client_log.exception("handle_error() failed", failure)
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
-            self._stop_because_of(exit_)
+        except BaseException as raised:
+            if is_closing(raised, task) or _was_asked_for(raised, task):
+                raise
+            self._end_or_log(raised, "handle_error() failed")
         finally:
             try:
                 self.shutdown_request(request)
-            except Exception as failure:  # noqa: BLE001 - it is logged
-                self._client_log.exception("shutdown_request() failed", failure)
-            except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
-                self._stop_because_of(exit_)
+            except BaseException as raised:  # noqa: BLE001 - logged, or raised at the end
+                self._end_or_log(raised, "shutdown_request() failed")
+
+    def _ends_server(self, error: BaseException) -> bool:
+        """Have the server end if an error of a request asks for that; whether it does."""
+        exit_ = exit_in(error)
+        if exit_ is None:
+            return False
+        set_outcome("failed")
+        if exit_ is not error:
+            # serve_forever() raises the exit alone, and nobody else tells of its companions.
+            logger.error("a handler asks for the end, in a group of errors", exc_info=error)
+        self._stop_because_of(exit_)
+        return True
+
+    def _end_or_log(self, error: BaseException, message: str, *arguments: object) -> None:
+        """See to what a hook has raised that nothing can be told of any more."""
+        if not self._ends_server(error):
+            self._client_log.exception(message, error, *arguments)
 
     def _stop_because_of(self, error: BaseException) -> None:
         """SystemExit or KeyboardInterrupt in a handler: the server has to end."""
@@ -92,7 +143,7 @@ class RequestFailures(Bridge):
 
     # In a legacy handler's thread, child or greenlet
 
-    def _end_failed_legacy(self, error: Exception, request: Any, client_address: Any) -> None:
+    def _end_failed_legacy(self, error: BaseException, request: Any, client_address: Any) -> None:
         """Tell the error of a legacy handler, in its thread."""
         option = self._option_that_struck(error, request)
         if option:
@@ -101,7 +152,7 @@ class RequestFailures(Bridge):
             self._count_failure(error, request)
             self._handle_legacy_error(request, client_address)
 
-    def _option_that_struck(self, error: Exception, request: Any) -> str:
+    def _option_that_struck(self, error: BaseException, request: Any) -> str:
         """The time-out of the server that is why a legacy handler failed, or nothing."""
         return ""
 
@@ -120,10 +171,8 @@ class RequestFailures(Bridge):
         set_outcome(option)
         try:
             self.handle_timed_out(request, client_address, option)
-        except Exception as failure:  # noqa: BLE001 - it is logged
-            self._client_log.exception("handle_timed_out() failed", failure)
-        except BaseException as exit_:  # noqa: BLE001 - serve_forever() raises it
-            self._stop_because_of(exit_)
+        except BaseException as raised:  # noqa: BLE001 - logged, or raised at the end
+            self._end_or_log(raised, "handle_timed_out() failed")
 
     def _handle_legacy_error(self, request: Any, client_address: Any) -> None:
         """Call handle_error() where there is no loop; as a coroutine it runs on the loop."""
@@ -135,7 +184,7 @@ class RequestFailures(Bridge):
             async def finish() -> None:
                 try:
                     raise error
-                except Exception:  # noqa: BLE001 - so that sys.exception() tells it there too
+                except BaseException:  # noqa: BLE001 - so that sys.exception() tells it there too
                     await result
 
             if self._loop is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._handler_kinds import HandlerKind
 from ._in_progress import InChild
 from .children import ChildWatch, flush_standard_streams, leave_servers, start_child
+from .failures import exit_in
 
 if TYPE_CHECKING:
     from .server import BaseServer
@@ -96,15 +97,19 @@ class ForkingMixIn(_Base):
             try:
                 self._finish_legacy(request, client_address)
                 status = 0
-            except Exception as error:  # noqa: BLE001 - handle_error() reports it
+            except BaseException as error:
+                if exit_in(error) is not None:
+                    raise
                 status = 0 if self._is_clients_fault(error, request) else 1
                 self._handle_legacy_error(request, client_address)
             finally:
                 self.shutdown_request(request)
-        except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        except BaseException as error:  # noqa: BLE001 - it ends this process only, and is reported
-            sys.excepthook(type(error), error, error.__traceback__)
+        except BaseException as error:  # noqa: BLE001 - it ends this process only
+            exit_ = exit_in(error)
+            if isinstance(exit_, SystemExit):
+                status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+            if not isinstance(error, SystemExit):
+                sys.excepthook(type(error), error, error.__traceback__)
         self._client_log.end()
         flush_standard_streams()
         return status

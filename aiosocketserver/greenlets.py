@@ -12,6 +12,7 @@ from ._handler_kinds import HandlerKind
 from ._in_progress import InGreenlet, InTask, current
 from ._plain_socket import is_error_of
 from .errors import TimedOut
+from .failures import exit_in
 from .sockets import StreamSocket
 from .watchdog import serving
 
@@ -98,20 +99,15 @@ class GreenletMixIn(_Base):
     def _run_in_greenlet(self, entry: InGreenlet, request: Any) -> None:
         try:
             self.process_request_greenlet(request, entry.client_address)
-        except SystemExit:
-            # As in a thread, it ends this one only.
-            pass
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is logged
-            # Who has cut it counts it.
-            cut = isinstance(error, asyncio.CancelledError) and entry.was_cut
-            if not cut:
+        except BaseException as error:  # noqa: BLE001 - logged, or raised at the end
+            if isinstance(exit_in(error), KeyboardInterrupt):
+                self._ends_server(error)
+            # As in a thread, SystemExit ends this one only. Who has cut it counts it.
+            elif not (isinstance(error, SystemExit) or _is_cut(entry, error)):
                 entry.outcome = "failed"
                 self._client_log.exception(
                     "process_request_greenlet() failed", error, extra=entry.log_extra()
                 )
-        except BaseException as error:  # noqa: BLE001 - serve_forever() raises it
-            entry.outcome = "failed"
-            self._stop_because_of(error)
         finally:
             self._requests.ended(entry)
 
@@ -124,12 +120,14 @@ class GreenletMixIn(_Base):
             result = self.finish_request(request, client_address)
             if result is not None:
                 self._check_finished(result)
-        except Exception as error:  # noqa: BLE001 - handle_error() reports it
+        except BaseException as error:
+            if exit_in(error) is not None or _is_cut(current.get(), error):
+                raise
             self._end_failed_legacy(error, request, client_address)
         finally:
             self.shutdown_request(request)
 
-    def _end_failed_legacy(self, error: Exception, request: Any, client_address: Any) -> None:
+    def _end_failed_legacy(self, error: BaseException, request: Any, client_address: Any) -> None:
         struck = isinstance(error, TimedOut) or request._stream._expired
         # handle_timed_out() was called when it struck.
         if not (struck and self._is_clients_fault(error, request)):
@@ -193,6 +191,12 @@ class GreenletMixIn(_Base):
     def run_blocking(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a blocking function in one of the server's threads, while other handlers go on."""
         return self.run_on_loop(self.run_in_thread, function, *args, **kwargs)
+
+
+def _is_cut(entry: object, error: BaseException) -> bool:
+    """Whether somebody who counts it himself has asked for this end of a handler."""
+    cancelled = isinstance(error, asyncio.CancelledError)
+    return cancelled and isinstance(entry, InGreenlet) and entry.was_cut
 
 
 serving.add(GreenletMixIn._run_in_greenlet.__code__)

@@ -32,9 +32,10 @@ class Listener:
 
     `get_request` returns one connection and its address, raising BlockingIOError when
     there is none. `may_accept` tells whether the server has room for one more: without,
-    accepting pauses and the kernel's backlog holds the rest, until `resume`. `on_fatal`
-    is told of a SystemExit or KeyboardInterrupt, which would tear through the loop from
-    here; `on_pause` of each pause, whatever its reason. All methods run on the loop's thread.
+    accepting pauses and the kernel's backlog holds the rest, until `resume`. `ends_server`
+    is asked whether what `get_request` raised is an exit, which would tear through the
+    loop from here; `on_pause` is told of each pause, whatever its reason. All methods run
+    on the loop's thread.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Listener:
         get_request: Callable[[], tuple[Any, Any]],
         may_accept: Callable[[], bool],
         on_request: Callable[[Any, Any], object],
-        on_fatal: Callable[[BaseException], object],
+        ends_server: Callable[[BaseException], bool],
         on_pause: Callable[[], object],
     ) -> None:
         self._loop = loop
@@ -55,7 +56,7 @@ class Listener:
         self._get_request = get_request
         self._may_accept = may_accept
         self._on_request = on_request
-        self._on_fatal = on_fatal
+        self._ends_server = ends_server
         self._on_pause = on_pause
         # That of who started the server. Most of what follows is called by a request
         # that ends, or that shuts the server down, and the tasks of the connections
@@ -161,15 +162,14 @@ class Listener:
                 # see accept(2)), a firewall's EPERM, or a failed handshake in somebody's
                 # get_request: as in socketserver, it concerns nobody else.
                 logger.debug("a connection could not be accepted: %s", error)
-            except Exception:
+            except BaseException as error:
+                if self._ends_server(error):
+                    break
                 logger.exception("get_request() failed")
                 self._pause()
                 self._back_off.start()
                 self._on_pause()
                 return
-            except BaseException as error:  # noqa: BLE001 - serve_forever() raises it
-                self._on_fatal(error)
-                break
             else:
                 self._back_off.accepted()
                 self._remaining -= 1

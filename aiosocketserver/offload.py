@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._handler_kinds import HandlerKind
 from ._in_progress import InThread, current
+from .failures import exit_in
 from .threads import name_of_new_thread
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class ThreadingMixIn(_Base):
         """
         try:
             self._finish_legacy(request, client_address)
-        except Exception as error:  # noqa: BLE001 - handle_error() reports it
+        except BaseException as error:
+            if exit_in(error) is not None:
+                # As in socketserver, it ends this thread's work only.
+                raise
             self._end_failed_legacy(error, request, client_address)
         finally:
             self.shutdown_request(request)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ._handler_kinds import HandlerKind, run_legacy
 from ._in_progress import InTask, RequestsInProgress
-from .failures import RequestFailures, awaitable
+from .failures import RequestFailures, awaitable, is_closing
 from .handlers import BaseRequestHandler
 
 # What was made for an overridden finish_request() or process_request() to await.
@@ -97,9 +97,10 @@ class RequestPipeline(RequestFailures):
                 processing = self.process_request(request, client_address)
                 if awaitable(processing):
                     await processing
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # noqa: BLE001 - each kind is seen to there
+        except BaseException as error:
+            # None while an eager task has not waited yet, which nobody can have forgotten.
+            if entry.task is not None and is_closing(error, entry.task):
+                raise
             await self._end_failed(error, entry.request, client_address)
         finally:
             self._requests.ended(entry)

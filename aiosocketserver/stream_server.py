@@ -320,7 +320,7 @@ class TCPServer(ConnectionServer):
                 ),
                 may_accept=self._may_accept,
                 on_request=self._on_connection,
-                on_fatal=self._stop_because_of,
+                ends_server=self._ends_server,
                 on_pause=self._count_pause,
             )
         self._listener.start()

@@ -68,9 +68,15 @@ class Backlog:
             get_request=self.get_request,
             may_accept=lambda: self.room,
             on_request=self.on_request,
-            on_fatal=self.fatal.append,
+            ends_server=self.ends_server,
             on_pause=self.count_pause,
         )
+
+    def ends_server(self, error: BaseException) -> bool:
+        if not isinstance(error, SystemExit | KeyboardInterrupt):
+            return False
+        self.fatal.append(error)
+        return True
 
     def count_pause(self) -> None:
         self.pauses += 1
@@ -393,7 +399,7 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
         get_request=listening.accept,
         may_accept=lambda: room,
         on_request=take,
-        on_fatal=lambda error: None,
+        ends_server=lambda error: False,
         on_pause=lambda: None,
     )
     listener.start()
