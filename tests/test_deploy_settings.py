@@ -104,6 +104,7 @@ def test_the_command_line_comes_first_then_variables_then_the_file(tmp_path: Pat
         (["application:Echo", "--unix-mode", "999"], "--unix-mode"),
         (["application:Echo", "--no-such-option"], "--no-such-option"),
         (["application:Echo", "--worker-timeout", "0"], "worker_timeout must be 2 seconds or more"),
+        (["application:Echo", "--start-timeout", "0"], "start_timeout must be a number of seconds"),
         ([], "Missing argument 'TARGET'"),
         (["application:Echo", "--bind", "127.0.0.1:80"], "it has no scheme; a bind is tcp://"),
         (["application:Echo", "--bind", "tls://127.0.0.1:0"], "is encrypted, and needs a certfile"),

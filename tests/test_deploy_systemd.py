@@ -23,6 +23,9 @@ for n, number in enumerate(high):
     os.dup2(number, 3 + n)
     os.set_inheritable(3 + n, True)
     os.close(number)
+for number in numbers:
+    if number >= 3 + len(numbers):
+        os.close(number)
 os.environ["LISTEN_FDS"] = str(len(numbers))
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.argv[1], sys.argv[1:])
