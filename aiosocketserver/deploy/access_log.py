@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from .._printable import spell_address
 from ..statistics import RequestEnd
+from .log_output import without_waiting
 
 logger = logging.getLogger("aiosocketserver.access")
 
@@ -18,7 +19,8 @@ def set_up() -> None:
     logger.setLevel(logging.INFO)
     if not logger.handlers:
         logger.propagate = False
-        logger.addHandler(logging.StreamHandler(sys.stdout))
+        # A line for each request: to wait for the thread that writes it would cost too much.
+        logger.addHandler(logging.StreamHandler(without_waiting(sys.stdout, waits=False)))
 
 
 def log_text(end: RequestEnd) -> None:

@@ -15,6 +15,7 @@ from ..migrate.command import migrate
 from .errors import StartError, report
 from .exits import CANNOT_START, leave
 from .log_lines import LineFormatter
+from .log_output import take_over, tell
 from .running import serve as serve_target
 from .settings import (
     ACCESS_LOGS,
@@ -205,6 +206,8 @@ def serve(
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter(_LOG_FORMAT))
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
+    # To the very end of the process.
+    take_over()
     del given["config"]
     options = {
         name: given.pop(name)
@@ -229,7 +232,7 @@ def main() -> None:
     try:
         code = cli.main(prog_name=program, standalone_mode=False)
     except click.ClickException as error:
-        click.echo(f"{program}: {error.format_message()}", err=True)
+        tell(f"{program}: {error.format_message()}\n")
         code = CANNOT_START
     except StartError as error:
         report(error)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
+
+from .log_output import tell
 
 
 class StartError(ValueError):
@@ -19,6 +20,5 @@ class StartError(ValueError):
 
 def report(error: StartError) -> None:
     """Write it to standard error: a line, and the traceback before if the user's code raised it."""
-    if error.shows_cause:
-        traceback.print_exception(error.__cause__)
-    print(f"aiosocketserver: {error}", file=sys.stderr, flush=True)
+    cause = traceback.format_exception(error.__cause__) if error.shows_cause else []
+    tell("".join([*cause, f"aiosocketserver: {error}\n"]))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn, Self
 
 from ..threads import end_all_idle
+from . import log_output
 
 logger = logging.getLogger("aiosocketserver.deploy")
 
@@ -63,8 +64,8 @@ class ExitSignals:
         self._loop.call_soon_threadsafe(self._begin, signal.Signals(number))
 
     def _begin(self, number: signal.Signals) -> None:
-        logger.info("%s: draining", number.name)
         self._on_first()
+        logger.info("%s: draining", number.name)
 
 
 def exit_code(end: BaseException | None) -> int:
@@ -85,9 +86,11 @@ def leave(code: int) -> NoReturn:
         thread.join()
     others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
     if not others:
+        log_output.flush()
         sys.exit(code)
     for thread in others:
         logger.warning("the thread %r is left behind", thread.name)
+    log_output.flush()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

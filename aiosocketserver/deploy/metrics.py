@@ -43,6 +43,10 @@ _COUNTERS = {
         "datagrams_dropped_by_kernel",
         "Datagrams dropped by the kernel.",
     ),
+    "log_records_dropped": (
+        "log_records_dropped",
+        "Log records dropped because standard output or error was not read.",
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from ..options import ServerOptions
 from ..stream_server import TCPServer
+from . import log_output
 from .binds import (
     Bind,
     OpenSocket,
@@ -96,7 +97,7 @@ def serve(target: Any, settings: Settings) -> int:
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("run() is for the main thread, which gets signals; see serving()")
     open_standard_streams()
-    with contextlib.ExitStack() as stack:
+    with log_output.never_waiting(), contextlib.ExitStack() as stack:
         service = _Deployment(target, settings, stack)
         return service.serve_here() if settings.workers == 1 else service.serve_in_workers()
 
@@ -136,7 +137,10 @@ class _Deployment:
         stack.callback(self._reload_signal.close)
 
     def _load(self) -> Any:
-        return load_target(self._target) if isinstance(self._target, str) else self._target
+        target = load_target(self._target) if isinstance(self._target, str) else self._target
+        # It may have handlers of its own now.
+        log_output.take_over()
+        return target
 
     def _tell_start(self) -> None:
         target = self._target
@@ -151,8 +155,8 @@ class _Deployment:
         workers = self._settings.workers
         number = f"{workers} workers" if workers > 1 else "1 process"
         status = f"serving {name} on {places}"
-        logger.info("%s (%s, %s, Python %s)", status, number, self._loop, platform.python_version())
         self._notifier.ready(status)
+        logger.info("%s (%s, %s, Python %s)", status, number, self._loop, platform.python_version())
 
     def serve_here(self) -> int:
         """Serve in this process."""
@@ -215,7 +219,12 @@ class _Deployment:
             def state() -> State:
                 return State(supervisor.ready, supervisor.serving, supervisor.restarts)
 
-            async with self._with_metrics(supervisor.snapshot, state):
+            async def snapshot() -> Snapshot:
+                total = await supervisor.snapshot()
+                total.counters["log_records_dropped"] += log_output.dropped()
+                return total
+
+            async with self._with_metrics(snapshot, state):
                 with ExitSignals(supervisor.stopping.set, supervisor.kill_all):
                     self._reload_signal.attach(supervisor.reload)
                     try:

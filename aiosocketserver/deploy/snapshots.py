@@ -11,6 +11,7 @@ from typing import Any
 from ..datagram_server import UDPServer
 from ..statistics import RequestEnd
 from ..stream_server import TCPServer
+from . import log_output
 
 # Upper limits in seconds; above the last one there is another bucket.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -56,6 +57,7 @@ class Snapshot:
                 made.counters["datagrams_dropped_by_kernel"] += dropped
             made.refused.update(statistics.refused)
             made.timed_out.update(statistics.timed_out)
+        made.counters["log_records_dropped"] = log_output.dropped()
         return made
 
     @classmethod

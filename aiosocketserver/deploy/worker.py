@@ -8,11 +8,13 @@ import logging
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..children import flush_standard_streams
 from ..stream_server import TCPServer
+from . import log_output
 from .binds import OpenSocket
 from .channel import Channel
 from .errors import StartError, report
@@ -52,9 +54,10 @@ def run_worker(
         report(error)
         return CANNOT_START
     except BaseException as error:  # noqa: BLE001 - it ends this process only, and is reported
-        sys.excepthook(type(error), error, error.__traceback__)
+        _tell_end(error)
         return 1
     finally:
+        log_output.flush()
         flush_standard_streams()
 
 
@@ -111,6 +114,13 @@ def _shutdown_timeout(servers: Sequence[TCPServer]) -> float | None:
     """Seconds that all of them have to drain, or None for ever."""
     limits = [server.shutdown_timeout for server in servers]
     return None if None in limits else max((limit for limit in limits if limit), default=0.0)
+
+
+def _tell_end(error: BaseException) -> None:
+    if sys.excepthook is sys.__excepthook__:
+        log_output.tell("".join(traceback.format_exception(error)))
+    else:
+        sys.excepthook(type(error), error, error.__traceback__)
 
 
 async def _beat(tell: Callable[[], object]) -> None:

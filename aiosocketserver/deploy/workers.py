@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -199,7 +200,11 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                pid = start_child(functools.partial(self._run_in_child, slot, ours, theirs))
+                with warnings.catch_warnings():
+                    # Python 3.12 warns of threads. The ones that write log lines hold nothing
+                    # that a child needs: see log_output.
+                    warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+                    pid = start_child(functools.partial(self._run_in_child, slot, ours, theirs))
             except OSError:
                 ours.close()
                 raise
@@ -251,10 +256,11 @@ class Supervisor:
         self._tell_serving()
         if worker.stopping or self.stopping.is_set():
             return
-        how = f"was killed by {_name(-code)}" if code < 0 else f"ended with {code}"
-        logger.error("%s %s", worker, how)
+        # First of all: whatever logs records may wait.
         if self._running and self._current.get(worker.slot) is worker:
             self._replace(worker)
+        how = f"was killed by {_name(-code)}" if code < 0 else f"ended with {code}"
+        logger.error("%s %s", worker, how)
 
     def _replace(self, worker: Worker) -> None:
         slot = worker.slot
