@@ -188,6 +188,8 @@ def test_a_program_that_a_handler_starts_ends_as_any_other(
 ) -> None:
     (tmp_path / "starts.py").write_text(TERMINAL)
     arguments = ("starts:Starts", "--bind", "tcp://127.0.0.1:0", "--workers", workers)
+    # uvloop gives programs the default of every signal, asyncio what there is.
+    arguments += ("--loop", "asyncio")
     with serving_application(tmp_path, *arguments) as command:
         with socket.create_connection(("127.0.0.1", command.ports[0]), 20) as client:
             file: Any = client.makefile("rb")
