@@ -66,6 +66,7 @@ class BaseServer(DrainingServer):
     - timeout: seconds that handle_request() waits before it calls handle_timeout();
       None, the default, for ever
     - shutdown_timeout: seconds that `shutdown` lets handlers go on; None for ever
+    - end_when_draining: of stream servers; see `TCPServer`
     - request_timeout: seconds that a request may take as a whole, from when it was
       accepted; None, the default, for no limit. A coroutine handler gets a TimeoutError
       where it waits for its client and is cancelled elsewhere; the connection of a
