@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from http import HTTPStatus
+from time import monotonic
+from typing import Any
 
 import h11
 from prometheus_client import CollectorRegistry
@@ -15,17 +20,27 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from .._log_limits import LogLimit
 from .._printable import printable
 from ..handlers import BaseRequestHandler
 from ..sockets import StreamSocket
 from ..stream_server import TCPServer
 from .binds import OpenSocket
 from .snapshots import BUCKETS, Snapshot, State
+from .turns import Turns
+
+logger = logging.getLogger("aiosocketserver.deploy")
 
 _PREFIX = "aiosocketserver_"
 
 # Received at once; a scrape's request has a few hundred bytes.
 _BLOCK = 16 * 1024
+
+# Connections that may wait for their client at once. Then the oldest is closed.
+MOST_IDLE = 64
+
+# Answers on one connection.
+_MOST_REQUESTS = 100
 
 # What each counter is: see `Statistics`.
 _COUNTERS = {
@@ -55,10 +70,18 @@ class MetricsServer(TCPServer):
 
     - snapshot: what the service has counted
     - state: what it is doing
+
+    It shares a loop with the service, or with what looks after the workers, and must hold
+    up neither, whoever asks and how: see `Turns`. Of the connections that wait for their
+    client the oldest gives way to the newest, so that a probe always gets through.
     """
 
     request_timeout = 10.0
-    max_connections = 64
+    # Answers have left by then; nothing is waited for at the end of a service.
+    linger_timeout = 0.0
+    shutdown_timeout = 1.0
+    # Above those that wait for their client, for those that wait for their answer.
+    max_connections = 4 * MOST_IDLE
 
     def __init__(
         self,
@@ -69,21 +92,89 @@ class MetricsServer(TCPServer):
         super().__init__(None, _Handler, bind_and_activate=False, sock=opened.sock)
         self._snapshot = snapshot
         self._state = state
+        self.turns = Turns()
+        self._rendering = asyncio.Lock()
+        self._next_text: asyncio.Task[bytes] | None = None
+        self._texts: set[asyncio.Task[bytes]] = set()
+        # Every handler's task: since when its request is waited for, None while that is answered.
+        self._handlers: dict[asyncio.Task[Any], float | None] = {}
+        self._closed_to_make_room = LogLimit()
 
-    async def answer(self, path: str) -> tuple[int, str, bytes]:
-        """Status, content type and body for a path."""
-        state = self._state()
+    async def __aexit__(self, *error: Any) -> None:
+        for task in (*self._handlers, *self._texts):
+            task.cancel()
+        await super().__aexit__(*error)
+
+    async def text(self) -> bytes:
+        """For Prometheus: what has been counted up to now or later, once for all who ask meanwhile.
+
+        Rendering takes a millisecond or two, a hundred times as long as a probe.
+        """
+        if self._next_text is None:
+            self._next_text = asyncio.create_task(self._render())
+            self._texts.add(self._next_text)
+            self._next_text.add_done_callback(self._texts.discard)
+        return await asyncio.shield(self._next_text)
+
+    async def _render(self) -> bytes:
+        # A task that starts eagerly would be past the next lines before it is `_next_text`.
+        await asyncio.sleep(0)
+        async with self._rendering:
+            # Who asks from now on wants what is counted later.
+            self._next_text = None
+            snapshot = await self._snapshot()
+            async with self.turns.take():
+                return render(snapshot, self._state())
+
+    def answer(self, path: str) -> tuple[int, bytes]:
+        """Status and body for another path than that of the metrics."""
         match path:
-            case "/metrics":
-                return 200, CONTENT_TYPE_LATEST, render(await self._snapshot(), state)
             case "/healthz":
-                return 200, "text/plain", b"alive\n"
-            case "/readyz" if state.ready:
-                return 200, "text/plain", b"ready\n"
+                return 200, b"alive\n"
+            case "/readyz" if self._state().ready:
+                return 200, b"ready\n"
             case "/readyz":
-                return 503, "text/plain", b"not ready\n"
+                return 503, b"not ready\n"
             case _:
-                return 404, "text/plain", b"there are /metrics, /healthz and /readyz\n"
+                return 404, b"there are /metrics, /healthz and /readyz\n"
+
+    @contextlib.contextmanager
+    def waiting_for_client(self, since: float) -> Generator[None]:
+        """While a handler does so, another connection may take its place, the oldest first."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._handlers[task] = since
+        idle = {task: begun for task, begun in self._handlers.items() if begun is not None}
+        if len(idle) > MOST_IDLE:
+            oldest = min(idle, key=idle.__getitem__)
+            self._handlers[oldest] = None
+            oldest.cancel()
+            number = self._closed_to_make_room.count()
+            if number:
+                logger.warning(
+                    "%d connections to the port of the metrics were closed, because they said "
+                    "nothing or read nothing and newer ones came",
+                    number,
+                )
+        try:
+            yield
+        finally:
+            self._handlers[task] = None
+
+    @contextlib.contextmanager
+    def handling(self) -> Generator[None]:
+        """While a handler runs: it is cancelled at the end of the service."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._handlers[task] = None
+        try:
+            yield
+        finally:
+            del self._handlers[task]
+
+    def handle_timed_out(self, request: Any, client_address: Any, option: str) -> None:
+        """A connection that Prometheus keeps open between two scrapes is no news."""
+        logger.debug("%r left the port of the metrics idle: %s", client_address, option)
 
 
 class _Handler(BaseRequestHandler):
@@ -92,60 +183,75 @@ class _Handler(BaseRequestHandler):
 
     async def handle(self) -> None:
         connection = h11.Connection(h11.SERVER)
-        self.request.end_when_draining()
+        with self.server.handling():
+            for number in range(_MOST_REQUESTS):
+                # One more in the backlog at the end of the service.
+                if self.server.draining:
+                    return
+                answer = await self._answer_next(connection, last=number == _MOST_REQUESTS - 1)
+                with self.server.waiting_for_client(monotonic()):
+                    await self.request.sendall(answer)
+                if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
+                    return
+                connection.start_next_cycle()
+
+    async def _answer_next(self, connection: h11.Connection, *, last: bool) -> bytes:
+        """The answer to the next request, nothing when the client has closed."""
+        begun = monotonic()
+        data: bytes | None = None
         while True:
-            try:
-                await self._answer_one(connection)
-            except h11.RemoteProtocolError as error:
-                if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            if data is not None or not connection.trailing_data[0]:
+                with self.server.waiting_for_client(begun):
+                    data = await self.request.recv(_BLOCK)
+            async with self.server.turns.take():
+                try:
+                    if data is not None:
+                        connection.receive_data(data)
+                    data = b""
+                    event = connection.next_event()
+                    if event is h11.NEED_DATA:
+                        continue
+                    if not isinstance(event, h11.Request):
+                        return b""
+                    # The end of the request, unless it has a body: nobody waits for that.
+                    connection.next_event()
+                except h11.RemoteProtocolError as error:
+                    if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+                        return b""
                     body = f"{printable(str(error))}\n".encode()
-                    await self._respond(connection, error.error_status_hint, "text/plain", body)
-                return
-            if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
-                return
-            connection.start_next_cycle()
+                    return _response(connection, error.error_status_hint, body)
+                last = last or connection.their_state is not h11.DONE
+                head = event.method == b"HEAD"
+                if event.method not in (b"GET", b"HEAD"):
+                    return _response(connection, 405, b"only GET and HEAD\n", last=last)
+                path = event.target.decode("latin-1").partition("?")[0]
+                if path != "/metrics":
+                    status, body = self.server.answer(path)
+                    return _response(connection, status, body, head=head, last=last)
+            text = await self.server.text()
+            async with self.server.turns.take():
+                return _response(connection, 200, text, CONTENT_TYPE_LATEST, head=head, last=last)
 
-    async def _answer_one(self, connection: h11.Connection) -> None:
-        request: h11.Request | None = None
-        while True:
-            event = connection.next_event()
-            if event is h11.NEED_DATA:
-                connection.receive_data(await self.request.recv(_BLOCK))
-            elif isinstance(event, h11.Request):
-                request = event
-            elif isinstance(event, h11.EndOfMessage):
-                break
-            elif not isinstance(event, h11.Data):
-                # The client has closed.
-                return
-        assert request is not None
-        if request.method not in (b"GET", b"HEAD"):
-            await self._respond(connection, 405, "text/plain", b"only GET and HEAD\n")
-            return
-        path = request.target.decode("latin-1").partition("?")[0]
-        status, content_type, body = await self.server.answer(path)
-        head = request.method == b"HEAD"
-        await self._respond(connection, status, content_type, body, head=head)
 
-    async def _respond(
-        self,
-        connection: h11.Connection,
-        status: int,
-        content_type: str,
-        body: bytes,
-        *,
-        head: bool = False,
-    ) -> None:
-        headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
-        if self.server.draining or connection.their_state is h11.ERROR:
-            headers.append(("Connection", "close"))
-        reason = HTTPStatus(status).phrase
-        answer = connection.send(
-            h11.Response(status_code=status, headers=headers, reason=reason.encode())
-        )
-        if not head:
-            answer += connection.send(h11.Data(data=body))
-        await self.request.sendall(answer + connection.send(h11.EndOfMessage()))
+def _response(
+    connection: h11.Connection,
+    status: int,
+    body: bytes,
+    content_type: str = "text/plain",
+    *,
+    head: bool = False,
+    last: bool = True,
+) -> bytes:
+    headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+    if last:
+        headers.append(("Connection", "close"))
+    reason = HTTPStatus(status).phrase
+    answer = connection.send(
+        h11.Response(status_code=status, headers=headers, reason=reason.encode())
+    )
+    if not head:
+        answer += connection.send(h11.Data(data=body))
+    return answer + connection.send(h11.EndOfMessage())
 
 
 def render(snapshot: Snapshot, state: State) -> bytes:
