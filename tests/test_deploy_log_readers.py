@@ -76,12 +76,13 @@ class Service:
             text = program.format(port=self.port, metrics=self.metrics_port, workers=arguments[0])
             (folder / "program.py").write_text(text)
             command = ["program.py"]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, *command],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+            **streams,
         )
 
     @property

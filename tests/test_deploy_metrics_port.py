@@ -124,7 +124,8 @@ async def test_its_end_waits_for_nobody() -> None:
     """Neither silent clients, nor half requests, nor a scrape of what never answers."""
 
     async def never() -> Snapshot:
-        return await asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
+        return await answer
 
     clients: list[socket.socket] = []
     loop = asyncio.get_running_loop()
