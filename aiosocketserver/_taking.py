@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 # Windows has none.
-_MSG_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
+MSG_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
 
 # Seconds between two looks whether a wait is over.
 _LOOK = 0.1
@@ -148,37 +148,37 @@ class _TakenFrom(socket.socket):
         taking = _takings.get(get_ident())
         if taking is None or taking.sock is not self:
             return super().recv(bufsize, flags)
-        return taking.take(socket.socket.recv, bufsize, flags | _MSG_DONTWAIT)
+        return taking.take(socket.socket.recv, bufsize, flags | MSG_DONTWAIT)
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> Any:
         taking = _takings.get(get_ident())
         if taking is None or taking.sock is not self:
             return super().recvfrom(bufsize, flags)
-        return taking.take(socket.socket.recvfrom, bufsize, flags | _MSG_DONTWAIT)
+        return taking.take(socket.socket.recvfrom, bufsize, flags | MSG_DONTWAIT)
 
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
         taking = _takings.get(get_ident())
         if taking is None or taking.sock is not self:
             return super().recvmsg(bufsize, ancbufsize, flags)
-        return taking.take(socket.socket.recvmsg, bufsize, ancbufsize, flags | _MSG_DONTWAIT)
+        return taking.take(socket.socket.recvmsg, bufsize, ancbufsize, flags | MSG_DONTWAIT)
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> Any:
         taking = _takings.get(get_ident())
         if taking is None or taking.sock is not self:
             return super().recv_into(buffer, nbytes, flags)
-        return taking.take(socket.socket.recv_into, buffer, nbytes, flags | _MSG_DONTWAIT)
+        return taking.take(socket.socket.recv_into, buffer, nbytes, flags | MSG_DONTWAIT)
 
     def recvfrom_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> Any:
         taking = _takings.get(get_ident())
         if taking is None or taking.sock is not self:
             return super().recvfrom_into(buffer, nbytes, flags)
-        return taking.take(socket.socket.recvfrom_into, buffer, nbytes, flags | _MSG_DONTWAIT)
+        return taking.take(socket.socket.recvfrom_into, buffer, nbytes, flags | MSG_DONTWAIT)
 
     def recvmsg_into(self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
         taking = _takings.get(get_ident())
         if taking is None or taking.sock is not self:
             return super().recvmsg_into(buffers, ancbufsize, flags)
-        return taking.take(socket.socket.recvmsg_into, buffers, ancbufsize, flags | _MSG_DONTWAIT)
+        return taking.take(socket.socket.recvmsg_into, buffers, ancbufsize, flags | MSG_DONTWAIT)
 
 
 _classes: dict[type[socket.socket], type[socket.socket]] = {socket.socket: _TakenFrom}
@@ -209,11 +209,17 @@ if hasattr(os, "register_at_fork"):
 
 
 def _accept_at_once(sock: socket.socket) -> Any:
-    descriptor = sock.fileno()
-    if sock.gettimeout() is not None or descriptor < 0:
+    if sock.gettimeout() is not None or sock.fileno() < 0:
         return _primitive_accept(sock)
+    return accept_at_once(sock, _primitive_accept, sock)
+
+
+def accept_at_once(
+    sock: socket.socket, accept: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Call what accepts on a socket that blocks; BlockingIOError when nobody waits there."""
     with _accepting:
-        return while_nonblocking(descriptor, _primitive_accept, sock)
+        return while_nonblocking(sock.fileno(), accept, *args, **kwargs)
 
 
 def while_nonblocking(

@@ -1,5 +1,6 @@
 """One socket, many who serve on it, processes and threads; and what it is to everybody else."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -275,3 +276,25 @@ def test_a_socket_of_the_program_s_own_class_keeps_its_methods(module: Any) -> N
             assert client.recv(100) == b"x"
         assert server.socket.calls == 1
         assert type(server.socket) is Counting
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "UDPServer"])
+async def test_two_servers_on_one_loop_may_share_a_socket(kind: str) -> None:
+    """Both find it readable in one turn, and the second that nothing is left."""
+    cls = getattr(compat, kind)
+    with cls(ADDRESS, WhoServes) as first, cls(ADDRESS, WhoServes) as second:
+        second.socket.close()
+        second.socket = first.socket.dup()
+        servings = [asyncio.create_task(server.serve_async()) for server in (first, second)]
+        with socket.socket(first.address_family, first.socket_type) as client:
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            for _ in range(3):
+                await loop.sock_connect(client, first.server_address)
+                await loop.sock_sendall(client, b"?")
+                assert int(await loop.sock_recv(client, 100)) == os.getpid()
+                if kind == "TCPServer":
+                    break
+        for server in (first, second):
+            await asyncio.to_thread(server.shutdown)
+        await asyncio.gather(*servings)
