@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -124,11 +125,14 @@ def test_threads_may_each_serve_on_one_socket(loop: str) -> None:
         assert os.get_blocking(listener.fileno())
 
 
-def test_a_thread_may_wait_on_the_server_s_socket(module: Any) -> None:
-    """In accept(), while the server takes connections; it may get one of them."""
+def test_a_thread_may_wait_on_the_server_s_socket(loop: str) -> None:
+    """In accept(), while the server takes connections; it may get one of them.
+
+    Under socketserver the server waits then until the next client comes, shutdown() too.
+    """
     accepted: list[Any] = []
 
-    class Handler(module.BaseRequestHandler):  # type: ignore[misc]
+    class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             self.request.sendall(b"answer")
 
@@ -136,7 +140,7 @@ def test_a_thread_may_wait_on_the_server_s_socket(module: Any) -> None:
         accepted.append(server.socket.accept()[0])
         accepted[0].sendall(b"thread")
 
-    with module.ThreadingTCPServer(ADDRESS, Handler) as server, in_thread(accept), serving(server):
+    with compat.ThreadingTCPServer(ADDRESS, Handler) as server, in_thread(accept), serving(server):
         answers = set[bytes]()
         while b"thread" not in answers:
             with connect(server.server_address) as client:
