@@ -55,7 +55,8 @@ class DrainingServer(RequestPipeline):
         # Set while serve_forever() waits.
         self._ended: asyncio.Future[None] | None = None
         self._fatal: BaseException | None = None
-        # Requests whose own code waits in shutdown(), which waits for none of them.
+        # Requests that shutdown() does not wait for: their own code waits in it, or they were
+        # abandoned by another one.
         self._shutting_down: set[InProgress] = set()
 
     @property
@@ -98,6 +99,7 @@ class DrainingServer(RequestPipeline):
         return report
 
     async def _end_requests(self, timeout: float | None) -> ShutdownReport:
+        self._shutting_down.intersection_update(self._requests)
         request = current.get()
         if request is not None:
             self._shutting_down.add(request)
@@ -171,6 +173,8 @@ class DrainingServer(RequestPipeline):
             return 0
         self._abort_closing()
         abandoned = self._requests.awaited(self._shutting_down)
+        # A later shutdown leaves them alone too.
+        self._shutting_down.update(abandoned)
         for request in abandoned:
             logger.error(
                 "%r, which serves %r, did not end when it was cut, and is abandoned",

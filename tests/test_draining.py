@@ -280,6 +280,8 @@ async def test_what_resists_is_reported() -> None:
         async with client_of(server.server_address) as client:
             await entered.wait()
             assert await server.shutdown(0) == ShutdownReport(finished=0, cut=1, abandoned=1)
+            # Another shutdown does not wait for it again.
+            assert await server.shutdown(None) == ShutdownReport(finished=0, cut=0, abandoned=0)
             # Its connection was reset.
             with pytest.raises(ConnectionResetError):
                 await client.receive_all()
