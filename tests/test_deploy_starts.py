@@ -26,12 +26,12 @@ while os.path.exists("hang"):
 from application import *
 """
 
-# The end of a loop can wait for a thread, which is what `asyncio.to_thread` begins.
+# Code that keeps the interpreter's lock: a worker that only waits ends itself.
 SLOW_END = """
-import asyncio
+import aiosocketserver, ctypes
 def close(self):
-    time.sleep(1000)
-asyncio.Runner.close = close
+    ctypes.PyDLL(None).sleep(1000)
+aiosocketserver.TCPServer.server_close = close
 """
 
 

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 from ..options import ServerOptions
 from ..stream_server import TCPServer
 from .binds import Bind, SocketOptions, open_sockets
+from .ending import run_to_end
 from .errors import StartError
 from .service import Service, loop_factory
 from .settings import chosen_loop
@@ -80,14 +81,16 @@ class _ServerThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=loop_factory(self._loop_name)) as runner:
-                self._loop = runner.get_loop()
-                self._error = runner.run(self._service.run(self._on_ready, lambda: None))
+            run_to_end(loop_factory(self._loop_name), self._serve, None)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             self._error = error
         if not self.ready.done():
             self.ready.set_exception(self._error or RuntimeError("the server has ended"))
             self._error = None
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._error = await self._service.run(self._on_ready, lambda: None)
 
     def _on_ready(self) -> None:
         self.ready.set_result(None)

@@ -12,8 +12,9 @@ from click.core import ParameterSource
 from .. import __name__ as program
 from .. import __version__
 from ..migrate.command import migrate
-from .errors import StartError, report
-from .exits import CANNOT_START, leave
+from .ending import Ending, leave
+from .errors import StartError, report, report_crash
+from .exits import CANNOT_START, exit_code
 from .log_lines import LineFormatter
 from .log_output import take_over, tell
 from .running import serve as serve_target
@@ -216,7 +217,7 @@ def serve(
     }
     service = {name: value for name, value in given.items() if name not in _OPTIONS}
     settings = Settings(binds=bind or default_binds(), options=options, **service)
-    ctx.exit(serve_target(target, settings))
+    ctx.exit(serve_target(target, settings, ctx.ensure_object(Ending)))
 
 
 cli.add_command(migrate)
@@ -229,8 +230,9 @@ for _param in serve.params:
 def main() -> None:
     """Run the command, and exit."""
     open_standard_streams()
+    ending = Ending()
     try:
-        code = cli.main(prog_name=program, standalone_mode=False)
+        code = cli.main(prog_name=program, standalone_mode=False, obj=ending)
     except click.ClickException as error:
         tell(f"{program}: {error.format_message()}\n")
         code = CANNOT_START
@@ -239,4 +241,10 @@ def main() -> None:
         code = CANNOT_START
     except click.Abort:
         code = 130
-    leave(code or 0)
+    except SystemExit as exit_:
+        # Of a task that a handler has made, which asyncio raises out of the loop.
+        code = exit_code(exit_)
+    except BaseException as error:  # noqa: BLE001 - reported as the interpreter would
+        report_crash(error)
+        code = 1
+    leave(code or 0, ending)

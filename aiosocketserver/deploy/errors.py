@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 
 from .log_output import tell
@@ -22,3 +23,11 @@ def report(error: StartError) -> None:
     """Write it to standard error: a line, and the traceback before if the user's code raised it."""
     cause = traceback.format_exception(error.__cause__) if error.shows_cause else []
     tell("".join([*cause, f"aiosocketserver: {error}\n"]))
+
+
+def report_crash(error: BaseException) -> None:
+    """Write the traceback to standard error, or do what the program has set for that."""
+    if sys.excepthook is sys.__excepthook__:
+        tell("".join(traceback.format_exception(error)))
+    else:
+        sys.excepthook(type(error), error, error.__traceback__)

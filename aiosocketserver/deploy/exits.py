@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
-import sys
-import threading
 from collections.abc import Callable, Iterable
-from typing import NoReturn, Self
 
-from ..threads import end_all_idle
-from . import log_output
+from .ending import Ending
 
 logger = logging.getLogger("aiosocketserver.deploy")
 
@@ -24,11 +21,12 @@ SIGNALLED = 128
 
 
 class ExitSignals:
-    """What the signals that end a service do, while it is open. On the main thread's loop.
+    """What the signals that end a service do from now on. On the main thread's loop.
 
-    The first one calls `on_first`, on the loop. The second one calls `on_second`, and
-    ends the process whatever it is doing: Python's own handlers run also while a
-    request blocks the loop.
+    The first one begins the `ending`, with `seconds()` for the requests, and calls
+    `on_first`, on the loop. The second one calls `on_second`, and ends the process
+    whatever it is doing: Python's own handlers run also while a request blocks the loop.
+    They stay when the loop has ended, until `ending` is released.
     """
 
     # Forked children do without, as without the loop's own handlers.
@@ -36,21 +34,22 @@ class ExitSignals:
 
     def __init__(
         self,
+        ending: Ending,
+        seconds: Callable[[], float | None],
         on_first: Callable[[], object],
         on_second: Callable[[], object] | None = None,
         numbers: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     ) -> None:
+        self._ending = ending
+        self._seconds = seconds
         self._on_first = on_first
         self._on_second = on_second
         self._seen = False
         self._loop = asyncio.get_running_loop()
         self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        ending.on_release(self._put_back)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Put back what was before."""
+    def _put_back(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -61,7 +60,10 @@ class ExitSignals:
                 self._on_second()
             os._exit(SIGNALLED + number)
         self._seen = True
-        self._loop.call_soon_threadsafe(self._begin, signal.Signals(number))
+        self._ending.begin(self._seconds())
+        # RuntimeError: the loop has ended, as everything is about to.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._begin, signal.Signals(number))
 
     def _begin(self, number: signal.Signals) -> None:
         self._on_first()
@@ -77,21 +79,3 @@ def exit_code(end: BaseException | None) -> int:
         return code or 0
     logger.error("%s", code)
     return 1
-
-
-def leave(code: int) -> NoReturn:
-    """End the interpreter, also when a thread that was given up is still busy."""
-    # Those without a job are about to end, and nobody has to be told of them.
-    for thread in end_all_idle():
-        thread.join()
-    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
-    if not others:
-        log_output.flush()
-        sys.exit(code)
-    for thread in others:
-        logger.warning("the thread %r is left behind", thread.name)
-    log_output.flush()
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)

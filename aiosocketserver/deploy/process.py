@@ -18,7 +18,7 @@ from .snapshots import Snapshot
 _SILENT = 5 * BEAT
 
 # Seconds that a worker has to end beyond its `shutdown_timeout`: two in which `shutdown` cuts
-# what is left, and one for the interpreter.
+# what is left, and one for the rest. It ends itself a little before: see `ending`.
 _END = 3.0
 
 
@@ -62,6 +62,11 @@ class Worker:
         return f"worker {self.slot + 1} (process {self.pid})"
 
     @property
+    def shutdown_timeout(self) -> float | None:
+        """Seconds that it has to drain: none before it serves; None for ever."""
+        return self._shutdown_timeout if self.has_served else 0.0
+
+    @property
     def has_served(self) -> bool:
         """Whether it lives, and has begun to serve."""
         return self.ready.done() and self.ready.result() and not self.ended.done()
@@ -100,7 +105,7 @@ class Worker:
             return None
         started = self.has_served
         if self.stopping:
-            limit = self._shutdown_timeout if started else 0.0
+            limit = self.shutdown_timeout
             if limit is not None and now - self._stopped_at > limit + _END:
                 return f"has not ended in {now - self._stopped_at:.1f} s"
         elif not started and now - self.begun_at > limits.start:

@@ -23,6 +23,7 @@ from .binds import (
     open_for_workers,
     open_sockets,
 )
+from .ending import Ending, run_to_end
 from .errors import StartError
 from .exits import ExitSignals, exit_code
 from .notify import Notifier
@@ -89,16 +90,20 @@ def run(
         drain_delay=drain_delay,
         options=dict(options),
     )
-    return serve(target, settings)
+    ending = Ending()
+    try:
+        return serve(target, settings, ending)
+    finally:
+        ending.release()
 
 
-def serve(target: Any, settings: Settings) -> int:
-    """`run` with settings that have been read."""
+def serve(target: Any, settings: Settings, ending: Ending) -> int:
+    """`run` with settings that have been read. The process ends with it, unless it is released."""
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("run() is for the main thread, which gets signals; see serving()")
     open_standard_streams()
     with log_output.never_waiting(), contextlib.ExitStack() as stack:
-        service = _Deployment(target, settings, stack)
+        service = _Deployment(target, settings, stack, ending)
         return service.serve_here() if settings.workers == 1 else service.serve_in_workers()
 
 
@@ -112,7 +117,10 @@ def _made_already(target: Any) -> list[TCPServer]:
 class _Deployment:
     """What `serve` has opened, and the two ways to serve on it."""
 
-    def __init__(self, target: Any, settings: Settings, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, target: Any, settings: Settings, stack: contextlib.ExitStack, ending: Ending
+    ) -> None:
+        self._ending = ending
         self._target = target
         self._settings = settings
         self._loop = chosen_loop(settings.loop)
@@ -134,7 +142,8 @@ class _Deployment:
         self._notifier = Notifier()
         stack.callback(self._notifier.close)
         self._reload_signal = ReloadSignal()
-        stack.callback(self._reload_signal.close)
+        # Not with the stack: until the process has ended, SIGHUP would end it.
+        ending.on_release(self._reload_signal.close)
 
     def _load(self) -> Any:
         target = load_target(self._target) if isinstance(self._target, str) else self._target
@@ -166,7 +175,7 @@ class _Deployment:
         )
         durations = observe(servers, settings)
 
-        async def serve() -> BaseException | None:
+        async def serve() -> None:
             service = Service(servers, settings.drain_delay)
             serves = False
 
@@ -178,6 +187,11 @@ class _Deployment:
                 serves = True
                 self._tell_start()
                 self._reload_signal.attach(reload)
+
+            def on_stopping() -> None:
+                # A handler may have ended it, and no signal.
+                self._ending.begin(service.seconds_to_drain())
+                self._notifier.stopping()
 
             def reload() -> None:
                 if service.stopping.is_set():
@@ -191,14 +205,15 @@ class _Deployment:
                 return Snapshot.of(servers, durations)
 
             async with self._with_metrics(snapshot, state):
-                with ExitSignals(service.stopping.set):
-                    try:
-                        return await service.run(on_ready, self._notifier.stopping)
-                    finally:
-                        self._reload_signal.detach()
+                ExitSignals(self._ending, service.seconds_to_drain, service.stopping.set)
+                try:
+                    end = await service.run(on_ready, on_stopping)
+                    self._ending.code = exit_code(end)
+                finally:
+                    self._reload_signal.detach()
 
-        with asyncio.Runner(loop_factory=loop_factory(self._loop)) as runner:
-            return exit_code(runner.run(serve()))
+        run_to_end(loop_factory(self._loop), serve, self._ending)
+        return self._ending.code
 
     def serve_in_workers(self) -> int:
         """Serve in several processes."""
@@ -210,7 +225,7 @@ class _Deployment:
                 options["max_connections"] = _share(options["max_connections"], slot, settings)
             return run_worker(self._load, self._opened[slot], settings, options, sock)
 
-        async def supervise() -> int:
+        async def supervise() -> None:
             limits = Limits(silence=settings.worker_timeout, start=settings.start_timeout)
             supervisor = Supervisor(
                 run_one, settings.workers, limits, settings.drain_delay, self._notifier
@@ -225,16 +240,22 @@ class _Deployment:
                 return total
 
             async with self._with_metrics(snapshot, state):
-                with ExitSignals(supervisor.stopping.set, supervisor.kill_all):
-                    self._reload_signal.attach(supervisor.reload)
-                    try:
-                        return await supervisor.run(self._tell_start)
-                    finally:
-                        self._reload_signal.detach()
+                self._ending.on_cut = supervisor.kill_all
+                ExitSignals(
+                    self._ending,
+                    supervisor.seconds_to_drain,
+                    supervisor.stopping.set,
+                    supervisor.kill_all,
+                )
+                self._reload_signal.attach(supervisor.reload)
+                try:
+                    self._ending.code = await supervisor.run(self._tell_start)
+                finally:
+                    self._reload_signal.detach()
 
         # Few events and many forks: the simplest loop there is.
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-            return runner.run(supervise())
+        run_to_end(asyncio.SelectorEventLoop, supervise, self._ending)
+        return self._ending.code
 
     @contextlib.asynccontextmanager
     async def _with_metrics(

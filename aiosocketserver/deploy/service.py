@@ -66,6 +66,17 @@ class Service:
         self._drain_delay = drain_delay
         self.stopping = asyncio.Event()
 
+    @property
+    def shutdown_timeout(self) -> float | None:
+        """Seconds that all servers have to drain, or None for ever."""
+        limits = [server.shutdown_timeout for server in self.servers]
+        return None if None in limits else max((limit for limit in limits if limit), default=0.0)
+
+    def seconds_to_drain(self) -> float | None:
+        """What requests have from now on, if the service is told to end; None without a limit."""
+        limit = self.shutdown_timeout
+        return None if limit is None else self._drain_delay + limit
+
     def reload_tls(self) -> bool:
         """Make the TLS contexts anew; one that does not load leaves the old one in use.
 

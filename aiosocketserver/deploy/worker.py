@@ -7,8 +7,6 @@ import faulthandler
 import logging
 import signal
 import socket
-import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +15,8 @@ from ..stream_server import TCPServer
 from . import log_output
 from .binds import OpenSocket
 from .channel import Channel
-from .errors import StartError, report
+from .ending import REST_OF_WORKER, Ending, join_threads, run_to_end
+from .errors import StartError, report, report_crash
 from .exits import CANNOT_START, ExitSignals, exit_code
 from .observing import observe
 from .service import Service, loop_factory, make_servers
@@ -54,7 +53,7 @@ def run_worker(
         report(error)
         return CANNOT_START
     except BaseException as error:  # noqa: BLE001 - it ends this process only, and is reported
-        _tell_end(error)
+        report_crash(error)
         return 1
     finally:
         log_output.flush()
@@ -78,7 +77,9 @@ class _Interrupt:
 def _serve(servers: Sequence[TCPServer], settings: Settings, sock: socket.socket) -> int:
     durations = observe(servers, settings)
 
-    async def serve() -> BaseException | None:
+    ending = Ending(REST_OF_WORKER)
+
+    async def serve() -> None:
         service = Service(servers)
         phase = "starting"
 
@@ -90,37 +91,33 @@ def _serve(servers: Sequence[TCPServer], settings: Settings, sock: socket.socket
         def tell(**more: Any) -> None:
             # All of it each time: a message is lost when the one before was not taken.
             snapshot = Snapshot.of(servers, durations)
-            state = {"phase": phase, "shutdown_timeout": _shutdown_timeout(servers)}
+            state = {"phase": phase, "shutdown_timeout": service.shutdown_timeout}
             channel.send({"snapshot": snapshot.to_json(), **state, **more})
 
         def answer(message: dict[str, Any]) -> None:
             tell(answer=message["question"])
 
+        def on_stopping() -> None:
+            # The parent may be gone, and has sent no signal.
+            ending.begin(service.seconds_to_drain())
+            enter("draining")
+
         channel = Channel(sock, on_message=answer, on_end=service.stopping.set)
         beating = asyncio.create_task(_beat(tell))
         try:
-            with ExitSignals(service.stopping.set, numbers=[signal.SIGTERM]):
-                return await service.run(lambda: enter("serving"), lambda: enter("draining"))
+            ExitSignals(
+                ending, service.seconds_to_drain, service.stopping.set, numbers=[signal.SIGTERM]
+            )
+            end = await service.run(lambda: enter("serving"), on_stopping)
+            ending.code = exit_code(end)
         finally:
             beating.cancel()
             tell()
             channel.close()
 
-    with asyncio.Runner(loop_factory=loop_factory(chosen_loop(settings.loop))) as runner:
-        return exit_code(runner.run(serve()))
-
-
-def _shutdown_timeout(servers: Sequence[TCPServer]) -> float | None:
-    """Seconds that all of them have to drain, or None for ever."""
-    limits = [server.shutdown_timeout for server in servers]
-    return None if None in limits else max((limit for limit in limits if limit), default=0.0)
-
-
-def _tell_end(error: BaseException) -> None:
-    if sys.excepthook is sys.__excepthook__:
-        log_output.tell("".join(traceback.format_exception(error)))
-    else:
-        sys.excepthook(type(error), error, error.__traceback__)
+    run_to_end(loop_factory(chosen_loop(settings.loop)), serve, ending)
+    join_threads()
+    return ending.code
 
 
 async def _beat(tell: Callable[[], object]) -> None:

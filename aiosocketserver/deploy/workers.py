@@ -30,6 +30,9 @@ logger = logging.getLogger("aiosocketserver.deploy")
 # Seconds that a worker has to tell its counters when it is asked.
 _ANSWER = 1.0
 
+# Seconds between two looks for workers that take too long to end, at the end of the service.
+_LAST_PAUSE = 0.2
+
 # A worker that has lived for less than this many seconds is not replaced at once: the next
 # one waits, and the one after it twice as long, between these limits.
 _SHORT_LIFE = 1.0
@@ -113,9 +116,17 @@ class Supervisor:
             watching.cancel()
         return code
 
+    def seconds_to_drain(self) -> float | None:
+        """What requests have from now on, if the service is told to end; None without a limit."""
+        limits = [worker.shutdown_timeout for worker in self._workers if worker.has_served]
+        limited = [limit for limit in limits if limit is not None]
+        if not limited or len(limited) < len(limits):
+            return None
+        return self._drain_delay + max(limited)
+
     def kill_all(self) -> None:
-        """End the workers, whatever they are doing."""
-        for worker in self._workers:
+        """End the workers, whatever they are doing. In any thread."""
+        for worker in list(self._workers):
             worker.kill(signal.SIGKILL)
 
     async def _end(self) -> None:
@@ -136,6 +147,9 @@ class Supervisor:
         """Kill the workers that take too long, and tell how many serve."""
         pause = min(self._limits.silence / 10, self._limits.start / 10, BEAT)
         while True:
+            if self.stopping.is_set():
+                # The service has to be gone a second after its workers.
+                pause = min(pause, _LAST_PAUSE)
             before = self._loop.time()
             await asyncio.sleep(pause)
             late = self._loop.time() - before - pause
