@@ -84,11 +84,14 @@ async def test_one_that_leaves_the_handshake_to_threads_and_children_holds_nobod
             server.socket, server_side=True, do_handshake_on_connect=False
         )
         await server.start_serving()
-        async with (
-            client_of(server.server_address),
-            blocking_client(server, certificates, b"hello\n") as client,
-        ):
-            assert await asyncio.to_thread(client.receive_exactly, 6) == b"hello\n"
+        forks = make is ForkingTCPServer
+        async with client_of(server.server_address) as silent:
+            await until_later(lambda: not forks or server.active_children)
+            async with blocking_client(
+                server, certificates, b"hello\n", child_encrypts=forks
+            ) as client:
+                assert await asyncio.to_thread(client.receive_exactly, 6) == b"hello\n"
+            silent.finish()  # the later child has inherited this end, and keeps it open
 
 
 # --- at the first request ---
@@ -179,11 +182,14 @@ async def test_a_listening_socket_that_is_replaced_serves_threads_and_children(
         await server.start_serving()
         context = certificates.server_context()
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        async with (
-            client_of(server.server_address),
-            blocking_client(server, certificates, b"hello\n") as client,
-        ):
-            assert await asyncio.to_thread(client.receive_exactly, 6) == b"hello\n"
+        forks = make is ForkingTCPServer
+        async with client_of(server.server_address) as silent:
+            await until_later(lambda: not forks or server.active_children)
+            async with blocking_client(
+                server, certificates, b"hello\n", child_encrypts=forks
+            ) as client:
+                assert await asyncio.to_thread(client.receive_exactly, 6) == b"hello\n"
+            silent.finish()  # the later child has inherited this end, and keeps it open
 
 
 @pytest.mark.parametrize("handshake", [True, False])
@@ -199,8 +205,11 @@ async def test_threads_and_children_may_have_it_and_a_handshake_on_the_loop_is_t
     server_class: Any = type("Server", (Wrapping, make), attributes)
     async with server_class(LOCALHOST, handler) as server:
         await server.start_serving()
+        child = make is ForkingTCPServer and not handshake
         for _ in range(2):
-            async with blocking_client(server, certificates, b"hello\n") as client:
+            async with blocking_client(
+                server, certificates, b"hello\n", child_encrypts=child
+            ) as client:
                 assert await asyncio.to_thread(client.receive_exactly, 6) == b"hello\n"
     told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert ["ssl_context=context" in message for message in told if "handshake" in message] == (

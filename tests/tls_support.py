@@ -13,6 +13,8 @@ from typing import Any
 
 import trustme
 
+from tests.support import until_later
+
 
 @dataclass(frozen=True)
 class Certificates:
@@ -108,9 +110,16 @@ async def receive_slowly(address: Any, context: ssl.SSLContext) -> bytes:
 class BlockingClient:
     """A client that has asked and not read; `plain` is the socket beneath TLS."""
 
-    def __init__(self, address: Any, context: ssl.SSLContext, question: bytes = b"\n") -> None:
+    def __init__(
+        self,
+        address: Any,
+        context: ssl.SSLContext,
+        question: bytes = b"\n",
+        *,
+        connection: socket.socket | None = None,
+    ) -> None:
         self.secured = context.wrap_socket(
-            socket.create_connection(address, timeout=20),
+            connection or socket.create_connection(address, timeout=20),
             server_hostname="127.0.0.1",
             suppress_ragged_eofs=False,
         )
@@ -166,9 +175,22 @@ async def blocking_client(
     question: bytes = b"\n",
     *,
     context: ssl.SSLContext | None = None,
+    child_encrypts: bool = False,
 ) -> AsyncIterator[BlockingClient]:
+    """A client that shakes hands in a thread: where a child does so, when that child is there.
+
+    Made while a thread is inside OpenSSL, it could inherit a lock that nobody releases.
+    """
     context = context or certificates.client_context()
-    client = await asyncio.to_thread(BlockingClient, server.server_address, context, question)
+    address = server.server_address
+    connection = None
+    if child_encrypts:
+        others = set(server.active_children)
+        connection = socket.create_connection(address, timeout=20)
+        await until_later(lambda: server.active_children - others)
+    client = await asyncio.to_thread(
+        BlockingClient, address, context, question, connection=connection
+    )
     try:
         yield client
     finally:
