@@ -38,6 +38,9 @@ OTHER_CHECKS := $(OTHERS:%=.venv/python%/.installed-to-check)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --editable
 RUN := .venv/bin/python
 
+# Tests start thousands of programs: half of their time would be spent on compiling the package.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What its makers have to say of the theme's successor is not for every build.
 export NO_MKDOCS_2_WARNING := 1
 

@@ -8,6 +8,7 @@ import inspect
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -70,11 +71,22 @@ if sys.version_info >= (3, 12):
 LOOPS["uvloop"] = _uvloop
 
 
+def pytest_configure() -> None:
+    # A shell's background job ignores Ctrl-C, and so would each program that a test starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--loops",
         default=",".join(LOOPS),
         help="run async tests on these event loops only (default: %(default)s)",
+    )
+    parser.addoption(
+        "--only-on-loops",
+        action="store_true",
+        help="leave out the tests that run on no event loop of --loops",
     )
     parser.addoption(
         "--grace",
@@ -91,6 +103,12 @@ def pytest_asyncio_loop_factories(
     if unknown := set(names) - LOOPS.keys():
         raise pytest.UsageError(f"--loops: {sorted(unknown)} not among {list(LOOPS)}")
     return {name: LOOPS[name] for name in names}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--only-on-loops"):
+        config.hook.pytest_deselected(items=[item for item in items if not is_async_test(item)])
+        items[:] = [item for item in items if is_async_test(item)]
 
 
 # --- a test that hangs ---

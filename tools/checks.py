@@ -1,9 +1,11 @@
 """Run the project's checks: `checks.py lint`, or `checks.py test PYTHON...` for all of them.
 
-`test` runs the test suite under each interpreter given, a few at a time, beside the linters,
-the type checkers and the build of the documentation. Output is kept and printed in a fixed
-order: the linters first, then the coverage under the first interpreter, last each test run,
-so that pytest's summary ends it all.
+`test` runs the test suite under each interpreter given, the newest first, a few at a time, beside
+the linters, the type checkers and the build of the documentation. All tests run on the newest and
+nearly all on the oldest; between them only those that run on an event loop, see `test_checks`.
+
+Output is kept and printed in a fixed order: the linters first, then the coverage under the first
+interpreter, last each test run, so that pytest's summary ends it all.
 """
 
 import subprocess
@@ -16,6 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Tests wait more than they compute: three of their runs keep two processors busy.
 AT_ONCE = 3
+# Tests of what no version of Python changes: the benchmarks' tools, the pages and their pictures.
+ONCE = (
+    "tests/examples/test_pages_of_examples.py",
+    "tests/test_benchmarks.py",
+    "tests/test_deploy_examples.py",
+)
 
 
 @dataclass
@@ -75,17 +83,38 @@ def docs_check() -> Check:
     return Check("docs", python("-m", "mkdocs", "build", "--strict"))
 
 
-def test_check(interpreter: str, *, measured: bool) -> Check:
+def test_checks(interpreters: list[str]) -> list[Check]:
+    """The runs of pytest, the longest first.
+
+    Measuring coverage takes as long again as the tests: it is done on one interpreter and one loop.
+    """
+    newest, *others = interpreters
+    ignored = [f"--ignore={path}" for path in ONCE]
+    checks = [
+        pytest_check(newest, "asyncio", *ignored, measured=True),
+        pytest_check(newest, "eager,uvloop", "--only-on-loops"),
+        pytest_check(newest, "asyncio,uvloop", *ONCE),
+    ]
+    if others:
+        *between, oldest = others
+        checks.insert(1, pytest_check(oldest, "asyncio,uvloop", *ignored))
+        checks += [pytest_check(each, "asyncio,eager", "--only-on-loops") for each in between]
+    return checks
+
+
+def pytest_check(interpreter: str, loops: str, *arguments: str, measured: bool = False) -> Check:
     version = subprocess.run(
         [interpreter, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    cache = f"cache_dir=.pytest_cache/{version}"
     coverage = ["-m", "coverage", "run"] if measured else []
+    # Runs that go on at the same time must not share it.
+    cache = f"cache_dir=.pytest_cache/{version}-{loops}"
     return Check(
-        f"pytest on Python {version}", [interpreter, *coverage, "-m", "pytest", "-o", cache]
+        f"pytest on Python {version}, {loops}",
+        [interpreter, *coverage, "-m", "pytest", "-o", cache, "--loops", loops, *arguments],
     )
 
 
@@ -112,8 +141,7 @@ def main(arguments: list[str]) -> int:
             return 2
 
     lints = lint_checks()
-    # Measuring coverage takes as long again as the tests, so it is done once.
-    tests = [test_check(each, measured=each is interpreters[0]) for each in interpreters]
+    tests = test_checks(interpreters) if interpreters else []
     if tests:
         # First, so that pytest's summary comes last.
         tests.insert(0, cpython_check(interpreters))
