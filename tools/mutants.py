@@ -10,6 +10,7 @@ The first says what the fault is; each `# tests:` line holds arguments for pytes
 run once without any fault as well: tests that fail anyway catch nothing.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +78,29 @@ def copy_project(folder: Path) -> None:
         shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
 
 
+@contextlib.contextmanager
+def copy_of_project() -> Iterator[Path]:
+    """A copy, and an end for all that was started with it: a fault may be that it stays."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        copy_project(Path(name))
+        try:
+            yield Path(name)
+        finally:
+            for process in processes_of(Path(name)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Those that `run_tests` has given the packages in *folder*; none without /proc."""
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"PYTHONPATH={folder}".encode() in environment.read_bytes().split(b"\0"):
+                found.append(int(environment.parent.name))
+    return found
+
+
 def run_tests(folder: Path, target: str) -> Result:
     """Run pytest with the arguments *target* in the copy; "killed" when a test failed."""
     options = ["-x", "-q", "-p", "no:cacheprovider", "--loops", "asyncio,uvloop", "--timeout", "30"]
@@ -112,9 +137,7 @@ def run_tests(folder: Path, target: str) -> Result:
 def try_fault(fault: Fault) -> Result:
     if not fault.targets or not fault.description:
         return Result(UNUSABLE, "the patch does not begin with a description and '# tests:'")
-    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-        folder = Path(name)
-        copy_project(folder)
+    with copy_of_project() as folder:
         applied = subprocess.run(
             ["git", "apply", "--recount", str(fault.patch)],
             cwd=folder,
@@ -136,9 +159,8 @@ def try_fault(fault: Fault) -> Result:
 
 
 def try_without_fault(target: str) -> Result:
-    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-        copy_project(Path(name))
-        return run_tests(Path(name), target)
+    with copy_of_project() as folder:
+        return run_tests(folder, target)
 
 
 def main(patterns: list[str]) -> int:
