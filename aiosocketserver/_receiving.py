@@ -6,7 +6,8 @@ import asyncio
 import math
 import select
 import socket
-from collections.abc import Awaitable
+import weakref
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from ._last_waits import LastWaits
@@ -41,9 +42,9 @@ class ReceivingSide(SendingSide):
         "_read_limited",
         "_read_timeout",
         "_read_waiter",
-        "_reader_registered",
         "_receiving",
         "_unread",
+        "_watch",
     )
 
     def __init__(
@@ -66,7 +67,8 @@ class ReceivingSide(SendingSide):
         self._opening = (0, 0.0)
         # What the rfile has received and nobody has read: the beginning of a message.
         self._unread: ReceiveBuffer | None = None
-        self._reader_registered = False
+        # While the loop watches for input: what tells when it has stopped by itself.
+        self._watch: weakref.ref[Callable[[], None]] | None = None
         self._receiving = False
         # False after a short read: the next one would only tell that it would block.
         self._input_expected = True
@@ -225,9 +227,8 @@ class ReceivingSide(SendingSide):
             self._start_read_timeout()
         elif self._read_timeout is not None:
             self._read_timeout.stop()
-        if not self._reader_registered:
-            self._loop.add_reader(self._sock.fileno(), self._on_readable)
-            self._reader_registered = True
+        if self._watch is None:
+            self._watch_input()
         return self._read_waiter
 
     def _limit_reading(self) -> None:
@@ -309,6 +310,30 @@ class ReceivingSide(SendingSide):
     def _waiter_for_input(self) -> Waiter | None:
         return self._read_waiter
 
+    def _watch_input(self) -> None:
+        # A socket with an error is reported once by libuv, which then stops to watch it
+        # (uv__poll_io), and uvloop tells nobody: who has read what came before a reset, and
+        # waits for more, would wait for ever. But it lets go of the callback.
+        on_readable = self._on_readable
+        self._loop.add_reader(self._sock.fileno(), on_readable)
+        self._watch = weakref.ref(on_readable, self._on_unwatched)
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch = None
+            self._loop.remove_reader(self._sock.fileno())
+
+    def _on_unwatched(self, watch: object) -> None:
+        """The loop has let go of the callback: on its end, or because of an error."""
+        if not self._loop.is_closed():
+            # uvloop is not done with it yet.
+            self._loop.call_soon(self._look_at_error, watch)
+
+    def _look_at_error(self, watch: object) -> None:
+        if self._watch is watch:
+            self._stop_watching()
+            self._look_again()
+
     def _on_readable(self) -> None:
         self._input_expected = True
         self._credit = TURN_CREDIT
@@ -321,8 +346,7 @@ class ReceivingSide(SendingSide):
         if not resumed:
             # Registered for the life of many waits, until input comes that nobody
             # waits for: each registration is a system call (design D3).
-            self._loop.remove_reader(self._sock.fileno())
-            self._reader_registered = False
+            self._stop_watching()
             return
         queue = self._queue
         if queue.queued != queue.sent and not self._writer_registered:

@@ -278,9 +278,7 @@ class StreamSocket(ReceivingSide):
         sock = self._sock
         if sock is CLOSED:
             return None
-        if self._reader_registered:
-            self._loop.remove_reader(sock.fileno())
-            self._reader_registered = False
+        self._stop_watching()
         if self._writer_registered:
             self._unregister_writer()
         self._sock = CLOSED

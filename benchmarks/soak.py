@@ -3,9 +3,10 @@
     python -m benchmarks.soak [--visits N] [--loop asyncio|uvloop] [--output FOLDER]
 
 A server process has every kind of server; clients visit it, well-behaved ones and
-others. At the end its descriptors, threads and tasks have to be what they were after
-the first tenth, and its memory no more than a fifth larger. It prints a table, draws a
-plot, and ends with 1 when something has grown. Linux only.
+others. Meanwhile its certificate is loaded anew and the time of day jumps each second, and
+every ten seconds it is stopped for one. At the end its descriptors, threads and tasks have
+to be what they were after the first tenth, and its memory no more than a fifth larger. It
+prints a table, draws a plot, and ends with 1 when something has grown. Linux only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import socketserver
 import ssl
@@ -41,6 +43,10 @@ VISITORS = 64
 # Seconds after the last visit for closing connections and idle threads to end.
 SETTLING = 15
 
+
+# Seconds between two stops of the server's process, and how long one lasts.
+STOPS = 10
+STOPPED = 1
 
 # What a server that was busy may keep: the workers of datagrams.
 KEPT = {"tasks": 64}
@@ -68,20 +74,22 @@ class EchoDatagram(aiosocketserver.BaseRequestHandler):
         await sock.sendto(data, self.client_address)
 
 
-def make_servers(folder: Path, context: ssl.SSLContext) -> dict[str, Any]:
+def make_servers(folder: Path, certificate: Path) -> dict[str, Any]:
     limits: aiosocketserver.ServerOptions = {
         "read_timeout": 2.0,
         "write_timeout": 2.0,
         "handshake_timeout": 2.0,
         "linger_timeout": 1.0,
     }
-    encrypted: Any = {"ssl_context": context}
+    encrypted: Any = {"ssl_context": aiosocketserver.CertificateFiles(certificate)}
     here = ("127.0.0.1", 0)
     return {
         "tcp": aiosocketserver.TCPServer(here, Echo, **limits),
         "tls": aiosocketserver.TCPServer(here, Echo, **limits, **encrypted),
         "threads": aiosocketserver.ThreadingTCPServer(here, LegacyEcho, idle_timeout=2.0),
         "children": aiosocketserver.ForkingTCPServer(here, LegacyEcho, idle_timeout=2.0),
+        # Without time-outs, which would hide a handler that nobody wakes.
+        "greenlets": aiosocketserver.GreenletTCPServer(here, LegacyEcho),
         "unix": aiosocketserver.UnixStreamServer(str(folder / "socket"), Echo, **limits),
         "udp": aiosocketserver.UDPServer(here, EchoDatagram),
     }
@@ -107,13 +115,16 @@ def sample(servers: dict[str, Any]) -> dict[str, float]:
 
 async def serve(folder: Path) -> None:
     """Serve until standard input ends; a sample each second on standard output."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
+    certificate = folder / "certificate.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+        str(certificate)
+    )
+    time_of_day = time.time
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_reader(0, ended.set)
     async with contextlib.AsyncExitStack() as stack:
-        servers = make_servers(folder, context)
+        servers = make_servers(folder, certificate)
         for server in servers.values():
             # What fails on purpose is not to be logged.
             server.handle_error = ignore
@@ -122,6 +133,9 @@ async def serve(folder: Path) -> None:
         print(json.dumps({name: server.server_address for name, server in servers.items()}))
         while not ended.is_set():
             print(json.dumps(sample(servers)), flush=True)
+            servers["tls"].reload_tls()
+            jump = random.choice([-86_400, 0, 86_400])
+            time.time = lambda jump=jump: time_of_day() + jump  # type: ignore[misc]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await ended.wait()
@@ -145,7 +159,7 @@ class Visitors:
         self.counts: Counter[str] = Counter()
         # How many of a hundred visits are of each kind.
         self._kinds: dict[Callable[[], Awaitable[None]], int] = {
-            self.echo: 50,
+            self.echo: 40,
             self.reset: 10,
             self.reset_in_the_middle: 5,
             self.too_long: 4,
@@ -157,6 +171,8 @@ class Visitors:
             self.tls_silent: 1,
             self.thread: 8,
             self.child: 2,
+            self.greenlet: 6,
+            self.reset_behind_data: 4,
             self.datagram: 6,
         }
 
@@ -193,6 +209,14 @@ class Visitors:
 
     async def child(self) -> None:
         await self._echo("children")
+
+    async def greenlet(self) -> None:
+        await self._echo("greenlets")
+
+    async def reset_behind_data(self) -> None:
+        sock = await self._connect(random.choice(["greenlets", "tcp", "threads"]))
+        await self._loop.sock_sendall(sock, b"hel")
+        self._reset(sock)
 
     @staticmethod
     def _reset(sock: socket.socket) -> None:
@@ -277,8 +301,19 @@ async def visit_all(visits: int, process: asyncio.subprocess.Process) -> list[di
             left -= 1
             await visitors.visit()
 
+    async def stop_and_continue() -> None:
+        while True:
+            await asyncio.sleep(STOPS)
+            process.send_signal(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(STOPPED)
+            finally:
+                process.send_signal(signal.SIGCONT)
+
     collecting = asyncio.create_task(collect())
+    stopping = asyncio.create_task(stop_and_continue())
     await asyncio.gather(*(go_on_visiting() for _ in range(VISITORS)))
+    stopping.cancel()
     await asyncio.sleep(SETTLING)
     process.stdin.close()
     await collecting

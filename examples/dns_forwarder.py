@@ -21,14 +21,28 @@ from urllib.parse import urlsplit
 import dnslib  # type: ignore[import-untyped]
 from dnslib import QTYPE, RCODE, DNSBuffer, DNSError, DNSHeader, DNSRecord
 
-from aiosocketserver import BaseRequestHandler, StreamRequestHandler, TCPServer, UDPServer, run
+from aiosocketserver import (
+    BaseRequestHandler,
+    ServerOptions,
+    StreamRequestHandler,
+    TCPServer,
+    UDPServer,
+    run,
+)
 
 TIMEOUT, TRIES, WRONG_ANSWERS, MAX_KEPT, PIPELINED = 1.5, 3, 10, 1000, 10
+MAX_ASKED, MAX_WAITING = 200, 50  # questions to the upstream, and clients that wait for each
+# More handlers than can wait for the upstream: some are always there for kept answers.
+ON_UDP: ServerOptions = {"max_concurrency": MAX_ASKED * MAX_WAITING + 200, "max_queue": 200}
+ON_TCP: ServerOptions = {"max_connections": 50, "max_connections_per_host": 10, "idle_timeout": 10}
 UDP_SIZE = 1232  # RFC 9715: larger ones come in fragments, of which some get lost
 MAX_SIZE = 0x3FFF  # dnslib packs larger ones wrongly
 RUBBISH = (DNSError, dnslib.DNSLabelError, ValueError, LookupError, RecursionError)  # by dnslib
 Answer = tuple[bytes, float, float]  # the message, when it came, and until when it is valid
-answers: dict[bytes, asyncio.Task[Answer]] = {}  # by query without its id, those under way too
+FAILED: Answer = bytes(DNSRecord(DNSHeader(qr=1, ra=1, rcode=RCODE.SERVFAIL)).pack()), 0, 0
+# By query without its id. The answer that was used last is the last, as is the newest question.
+answers: dict[bytes, Answer] = {}
+asked: dict[bytes, tuple[asyncio.Task[Answer], asyncio.Semaphore]] = {}
 
 
 class Forward(BaseRequestHandler):
@@ -50,12 +64,11 @@ class Forward(BaseRequestHandler):
         except RUBBISH:
             header.qr, header.rcode = 1, RCODE.NOTIMP if header.opcode else RCODE.FORMERR
             return bytes(DNSRecord(header).pack())
-        task = answers.get(key)
-        if task is None or (task.done() and task.result()[2] <= time.monotonic()):
-            if len(answers) >= MAX_KEPT:
-                del answers[next(iter(answers))]
-            task = answers[key] = asyncio.create_task(self.ask(key))
-        wire, came, _ = await asyncio.shield(task)
+        wire, came, valid = answers.pop(key, FAILED)
+        if valid > time.monotonic():
+            answers[key] = wire, came, valid
+        else:
+            wire, came, valid = await self.fresh(key)
         answer = DNSRecord.parse(wire if len(wire) <= limit else wire[:4] + bytes(8))
         answer.header.id, answer.questions, answer.ar = header.id, query.questions, query.ar
         for record in answer.rr + answer.auth:
@@ -64,7 +77,29 @@ class Forward(BaseRequestHandler):
             answer.header.tc, answer.rr, answer.auth = 1, [], []
         return bytes(answer.pack())
 
+    async def fresh(self, key: bytes) -> Answer:
+        """Wait for the upstream's answer; never so many that there is no room for the others."""
+        if key not in asked:
+            if len(asked) >= MAX_ASKED:  # the oldest has had the most time
+                asked.pop(next(iter(asked)))[0].cancel()
+            asked[key] = asyncio.create_task(self.ask(key)), asyncio.Semaphore(MAX_WAITING)
+        task, places = asked[key]
+        if places.locked():
+            return FAILED
+        async with places:
+            await asyncio.wait([task])
+        return FAILED if task.cancelled() else task.result()
+
     async def ask(self, key: bytes) -> Answer:
+        answer = await self.upstream_says(key)
+        del asked[key]  # when it is cancelled, it is gone, and may have been asked anew
+        if answer[2] > time.monotonic():
+            if len(answers) >= MAX_KEPT:
+                del answers[next(iter(answers))]
+            answers[key] = answer
+        return answer
+
+    async def upstream_says(self, key: bytes) -> Answer:
         for _ in range(TRIES):
             query = secrets.token_bytes(2) + key
             with contextlib.suppress(OSError, EOFError, *RUBBISH):
@@ -78,7 +113,7 @@ class Forward(BaseRequestHandler):
                 ttl = min([record.ttl for record in records] + soa) if answer.rr or soa else 0
                 if len(wire := bytes(answer.pack())) <= MAX_SIZE and DNSRecord.parse(wire):
                     return wire, time.monotonic(), time.monotonic() + ttl
-        return bytes(DNSRecord(DNSHeader(qr=1, ra=1, rcode=RCODE.SERVFAIL)).pack()), 0, 0
+        return FAILED
 
     async def over_udp(self, query: bytes) -> DNSRecord:
         family = socket.AF_INET6 if ":" in self.upstream[0] else socket.AF_INET
@@ -136,9 +171,8 @@ def main() -> None:
     try:
         upstream, at = urlsplit(f"//{given.upstream}"), urlsplit(f"//{given.bind}")
         Forward.upstream = str(ipaddress.ip_address(upstream.hostname or "")), upstream.port or 53
-        # 700 queries at once, with a socket each; many systems allow a process 1024 descriptors.
-        udp = UDPServer((str(at.hostname), at.port or 0), OnUDP, max_concurrency=200, max_queue=200)
-        tcp = TCPServer(udp.server_address[:2], OnTCP, max_connections=50, idle_timeout=10)
+        udp = UDPServer((str(at.hostname), at.port or 0), OnUDP, **ON_UDP)
+        tcp = TCPServer(udp.server_address[:2], OnTCP, **ON_TCP)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     sys.exit(run([udp, tcp]))

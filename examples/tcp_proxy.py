@@ -11,6 +11,7 @@ Start it, and talk to the other server through it; Ctrl-C or SIGTERM stops it:
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -64,15 +65,17 @@ async def splice(source: socket.socket, target: socket.socket, moved: Moved) -> 
 async def splice_when(
     sock: socket.socket, add: Callable[..., Any], remove: Callable[..., Any], *arguments: int
 ) -> int:
-    """Call splice() when the socket is ready; how much it has moved."""
+    """Call splice() until the socket is ready; how much it has moved."""
     while True:
+        # First a try: of a socket with an error uvloop tells once, and watches it no more.
+        with contextlib.suppress(BlockingIOError):
+            moved = os.splice(*arguments)
+            await asyncio.sleep(0)  # with input and room all the time, it would not wait
+            return moved
         ready = asyncio.Event()
         add(sock, ready.set)
         try:
             await ready.wait()
-            return os.splice(*arguments)
-        except BlockingIOError:
-            continue
         finally:
             remove(sock)
 

@@ -32,7 +32,7 @@ class Channel:
         # Whether the loop is to tell when there is room for the rest of a message.
         self._waits = False
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock.fileno(), self._receive)
+        self._loop.add_reader(sock.fileno(), self._receive_all)
         live_servers.add(self)
 
     def send(self, message: dict[str, Any]) -> None:
@@ -51,8 +51,7 @@ class Channel:
 
     def drain(self) -> None:
         """Take what has come, and then close: the other end has ended."""
-        while self._sock.fileno() >= 0 and self._receive():
-            pass
+        self._receive_all()
         self.close()
 
     def _close_in_child(self, kept: object) -> None:
@@ -74,6 +73,11 @@ class Channel:
         elif self._waits and not self._unsent:
             self._loop.remove_writer(self._sock.fileno())
             self._waits = False
+
+    def _receive_all(self) -> None:
+        # To the end: what came with a reset uvloop tells of once (see `ReceivingSide`).
+        while self._sock.fileno() >= 0 and self._receive():
+            pass
 
     def _receive(self) -> bool:
         """Take what has come; whether there may be more."""

@@ -1,213 +1,29 @@
 """dns_forwarder.py, with dig and raw packets, and an upstream that does as the asked name says."""
 
-import collections
 import contextlib
 import os
 import random
 import re
 import signal
 import socket
-import socketserver
 import struct
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from dnslib import EDNS0, QTYPE, RCODE, RR, TXT, A, DNSRecord  # type: ignore[import-untyped]
+from dnslib import RCODE, DNSRecord  # type: ignore[import-untyped]
 
-from aiosocketserver import serving
-from examples import dns_forwarder
-from tests.deploy_support import Command
+from tests.dns_support import (
+    Forwarder,
+    Upstream,
+    framed,
+    free_port,
+    query,
+    running_forwarder,
+)
 from tests.example_support import LOOPS, TIMEOUT, problem, running
-
-RECORDS = RR.fromZone("""
-a.test.       300 IN A     192.0.2.1
-a.test.       300 IN AAAA  2001:db8::1
-b.test.       300 IN A     192.0.2.2
-old.test.     300 IN A     192.0.2.2
-second.test.    1 IN A     192.0.2.3
-never.test.     0 IN A     192.0.2.4
-slow.test.    300 IN A     192.0.2.5
-lied.test.      0 IN A     192.0.2.6
-forged.test.    0 IN A     192.0.2.7
-lost.test.      0 IN A     192.0.2.8
-""")
-SOA = "test. 300 IN SOA ns.test. root.test. 1 2 3 4 "
-
-
-class Upstream:
-    """A server on UDP and TCP that counts, and does as the first label says."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.asked: collections.Counter[str] = collections.Counter()
-        self.sources: list[tuple[int, int]] = []
-        self.gate = threading.Event()
-
-    def reply(self, wire: bytes, port: int, limit: int) -> bytes:
-        """What is to be sent for a query: at most `limit` bytes, or nothing."""
-        query = DNSRecord.parse(wire)
-        kind = str(query.q.qname).lower().split(".")[0]
-        with self.lock:
-            self.asked[kind] += 1
-            is_first = self.asked[kind] == 1
-            self.sources.append((query.header.id, port))
-        if kind == "silent" or (kind == "lost" and is_first):
-            return b""
-        if kind == "slow":
-            assert self.gate.wait(TIMEOUT)
-        reply = query.reply(aa=0)
-        if query.ar:
-            reply.add_ar(EDNS0(udp_len=4096))
-        if kind.startswith("txt"):
-            # txt2000.test has so many bytes.
-            size = int(kind.removeprefix("txt"))
-            text = [b"x" * min(200, size - start) for start in range(0, size, 200)]
-            reply.add_answer(RR(query.q.qname, QTYPE.TXT, ttl=300, rdata=TXT(text)))
-        for record in RECORDS:
-            if (record.rname, record.rtype) == (query.q.qname, query.q.qtype):
-                reply.add_answer(record)
-        if not reply.rr:
-            reply.header.rcode = RCODE.NOERROR if kind == "a" else RCODE.NXDOMAIN
-            if kind != "unsaid":
-                reply.add_auth(*RR.fromZone(SOA + ("1" if kind == "briefly" else "60")))
-        if len(reply.pack()) > limit:
-            reply.header.tc, reply.rr = 1, []
-        return bytes(reply.pack())
-
-
-def lies(reply: bytes) -> list[bytes]:
-    """The answer to another query, to another question, no answer at all, and half of one."""
-    return [
-        bytes([reply[0] ^ 1]) + reply[1:],
-        reply.replace(b"\4li", b"\4la"),
-        reply[:2] + b"\1" + reply[3:],
-        reply[:20],
-    ]
-
-
-class Threads(socketserver.ThreadingMixIn):
-    # A query that comes when a test ends is no fault of that test.
-    daemon_threads = True
-    upstream: Upstream
-
-
-class UDPServer(Threads, socketserver.UDPServer):
-    pass
-
-
-class TCPServer(Threads, socketserver.TCPServer):
-    pass
-
-
-class OnUDP(socketserver.BaseRequestHandler):
-    server: UDPServer
-
-    def handle(self) -> None:
-        wire, sock = self.request
-        sizes = [record.rclass for record in DNSRecord.parse(wire).ar] or [512]
-        reply = self.server.upstream.reply(wire, self.client_address[1], sizes[0])
-        for lie in lies(reply) * (b"\4lied" in wire or 3 * (b"\4liar" in wire)):
-            sock.sendto(lie, self.client_address)
-        if b"\6forged" in wire:
-            forged = DNSRecord.parse(reply)
-            forged.rr[0].rdata = A("192.0.2.66")
-            with socket.socket(type=socket.SOCK_DGRAM) as other:
-                other.bind(("127.0.0.1", 0))
-                other.sendto(forged.pack(), self.client_address)
-        if reply and b"\4liar" not in wire:
-            sock.sendto(reply, self.client_address)
-
-
-class OnTCP(socketserver.StreamRequestHandler):
-    server: TCPServer
-
-    def handle(self) -> None:
-        wire = self.rfile.read(int.from_bytes(self.rfile.read(2), "big"))
-        reply = self.server.upstream.reply(wire, self.client_address[1], 65535)
-        self.wfile.write(framed(reply))
-
-
-def framed(wire: bytes) -> bytes:
-    """As it is on TCP (RFC 1035, 4.2.2)."""
-    return len(wire).to_bytes(2, "big") + wire
-
-
-def free_port() -> int:
-    """A port that is free on UDP and on TCP, and none that the kernel gives to others."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                udp.bind(("127.0.0.1", port))
-                tcp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
-
-
-@contextlib.contextmanager
-def running_upstream() -> Generator[tuple[Upstream, int]]:
-    """An upstream in threads, and its port."""
-    upstream, port = Upstream(), free_port()
-    with contextlib.ExitStack() as stack:
-        servers: list[UDPServer | TCPServer] = [
-            stack.enter_context(UDPServer(("127.0.0.1", port), OnUDP)),
-            stack.enter_context(TCPServer(("127.0.0.1", port), OnTCP)),
-        ]
-        for server in servers:
-            server.upstream = upstream
-            thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(server.shutdown)
-        yield upstream, port
-
-
-class Forwarder:
-    """A running program, and its upstream."""
-
-    def __init__(self, program: Command, upstream: Upstream) -> None:
-        self.program = program
-        self.upstream = upstream
-        self.address = ("127.0.0.1", program.ports[0])
-
-    def on_udp(self) -> socket.socket:
-        client = socket.socket(type=socket.SOCK_DGRAM)
-        client.settimeout(TIMEOUT)
-        client.connect(self.address)
-        return client
-
-    def on_tcp(self) -> socket.socket:
-        return socket.create_connection(self.address, TIMEOUT)
-
-    def exchange(self, packet: bytes) -> bytes:
-        with self.on_udp() as client:
-            client.send(packet)
-            return client.recv(65535)
-
-    def ask(self, name: str, kind: str = "A", size: int | None = None) -> DNSRecord:
-        """The reply to a query on UDP; with a size, to one with EDNS."""
-        return DNSRecord.parse(self.exchange(query(name, kind, size)))
-
-
-def query(name: str, kind: str = "A", size: int | None = None) -> bytes:
-    made = DNSRecord.question(name, kind)
-    if size is not None:
-        made.add_ar(EDNS0(udp_len=size))
-    return bytes(made.pack())
-
-
-@contextlib.contextmanager
-def running_forwarder(loop: str, folder: Path) -> Generator[Forwarder]:
-    with running_upstream() as (upstream, port):
-        arguments = [f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}"]
-        with running("dns_forwarder", *arguments, loop=loop, folder=folder) as program:
-            yield Forwarder(program, upstream)
 
 
 @pytest.fixture(scope="module", params=LOOPS)
@@ -360,45 +176,6 @@ class TestUpstream:
         with forwarder.on_tcp() as client:
             client.sendall(framed(query("txt20000.test", "TXT")))
             assert DNSRecord.parse(message_from(client)).header.rcode == RCODE.SERVFAIL
-
-
-@pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], DNSRecord]]:
-    """Asks a forwarder in this process on UDP, of which the test may change what it likes."""
-    monkeypatch.setattr(dns_forwarder, "answers", {})
-    with running_upstream() as (_, port):
-        monkeypatch.setattr(dns_forwarder.Forward, "upstream", ("127.0.0.1", port), raising=False)
-        with (
-            serving(dns_forwarder.OnUDP, "udp://127.0.0.1:0") as address,
-            socket.socket(type=socket.SOCK_DGRAM) as client,
-        ):
-            client.settimeout(TIMEOUT)
-
-            def ask(name: str) -> DNSRecord:
-                client.sendto(query(name), address)
-                return DNSRecord.parse(client.recv(512))
-
-            yield ask
-
-
-# Many lies are an attack, after which it asks from another port at once.
-@pytest.mark.parametrize(("kind", "timeout"), [("silent", 0.1), ("liar", 3 * TIMEOUT)])
-def test_an_upstream_that_gives_no_answer(
-    kind: str, timeout: float, ask: Callable[[str], DNSRecord], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dns_forwarder, "TIMEOUT", timeout)
-    reply = ask(f"{kind}.test")
-    assert reply.header.rcode == RCODE.SERVFAIL
-    assert str(reply.q.qname) == f"{kind}.test."
-
-
-def test_the_oldest_answers_make_room(
-    ask: Callable[[str], DNSRecord], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dns_forwarder, "MAX_KEPT", 2)
-    for name in ("a.test", "b.test", "old.test"):
-        assert ask(name).rr
-    assert [b"old" in key or b"b" in key for key in dns_forwarder.answers] == [True, True]
 
 
 def test_an_upstream_that_is_not_there(loop: str, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ PROGRAMS = sorted(
 @pytest.mark.parametrize("path", PROGRAMS, ids=str)
 def test_it_is_short_and_says_how_to_start_it(path: Path) -> None:
     text = (ROOT / "examples" / path).read_text()
-    # A protocol and a store in one file.
-    longest = 170 if path.name == "line_kv.py" else 150
+    # Two have a protocol and a store in one file, and one has two ways to move bytes.
+    longer = {"line_kv.py": 170, "dns_forwarder.py": 185, "tcp_proxy.py": 155}
+    longest = longer.get(path.name, 150)
     assert len(text.splitlines()) < longest
     assert f"python examples/{path}" in (ast.get_docstring(ast.parse(text)) or "")
 

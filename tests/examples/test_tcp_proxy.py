@@ -175,6 +175,20 @@ def test_a_reset_is_passed_on(proxy: Proxy) -> None:
         assert "Connection reset by peer" in proxy.told()
 
 
+def test_a_reset_that_is_seen_together_with_bytes_for_both(proxy: Proxy) -> None:
+    with proxy.connected() as (client, upstream):
+        client.sendall(b"x")
+        assert upstream.recv(1) == b"x"
+        proxy.program.process.send_signal(signal.SIGSTOP)
+        upstream.sendall(b"y")
+        client.sendall(b"z")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        client.close()
+        proxy.program.process.send_signal(signal.SIGCONT)
+        assert re.search("reset by peer|Broken pipe", proxy.told())
+    assert not any("Traceback" in line for line in proxy.program.lines)
+
+
 def test_a_reset_after_the_end_is_found_when_bytes_come_for_it(proxy: Proxy) -> None:
     with proxy.connected() as (client, upstream):
         client.shutdown(socket.SHUT_WR)
