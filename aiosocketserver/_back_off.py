@@ -16,6 +16,39 @@ CAPACITY_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EN
 FIRST_BACK_OFF = 0.05
 LAST_BACK_OFF = 1.0
 
+# What threading raises when pthread_create(3) fails, for want of memory or at a limit of
+# threads. At the interpreter's exit, when none will ever be started, it is another text.
+_NO_THREAD = "can't start new thread"
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that what failed can be done later, when there is more of it again."""
+    if isinstance(error, OSError):
+        return error.errno in CAPACITY_ERRNOS
+    return isinstance(error, MemoryError)
+
+
+def cannot_start(error: BaseException) -> bool:
+    """Whether an error says that a thread or child can be started later."""
+    if isinstance(error, OSError):
+        # Of fork(2) it tells of a limit of processes.
+        return error.errno == errno.EAGAIN or error.errno in CAPACITY_ERRNOS
+    return isinstance(error, MemoryError) or (
+        type(error) is RuntimeError and str(error) == _NO_THREAD
+    )
+
+
+def reason(error: BaseException) -> str:
+    """What a shortage is one of, for a line of log."""
+    if isinstance(error, OSError):
+        return f"{error.strerror} (errno {error.errno})"
+    return str(error) or ("out of memory" if isinstance(error, MemoryError) else repr(error))
+
+
+def next_delay(delay: float) -> float:
+    """Seconds of the pause after one of `delay` seconds, 0 for none, that was in vain."""
+    return min(max(FIRST_BACK_OFF, delay * 2), LAST_BACK_OFF)
+
 
 class BackOff:
     """Ever longer pauses, each of which ends in `on_end`; what caused them is logged once.
@@ -38,7 +71,7 @@ class BackOff:
 
     def start(self) -> None:
         """Begin a pause, twice as long as the last one if nothing was accepted since."""
-        self._delay = min(max(FIRST_BACK_OFF, self._delay * 2), LAST_BACK_OFF)
+        self._delay = next_delay(self._delay)
         self._timer = self._loop.call_later(self._delay, self._end)
 
     def stop(self) -> None:
@@ -47,15 +80,11 @@ class BackOff:
             self._timer.cancel()
             self._timer = None
 
-    def log(self, error: OSError) -> None:
+    def log(self, error: BaseException) -> None:
         """Say why accepting is paused, once: a line for each try would fill the disk."""
         if not self._logged:
             self._logged = True
-            logger.error(
-                "accepting is paused, and goes on as soon as it can: %s (errno %s)",
-                error.strerror,
-                error.errno,
-            )
+            logger.error("accepting is paused, and goes on as soon as it can: %s", reason(error))
 
     def accepted(self) -> None:
         """A request was accepted."""

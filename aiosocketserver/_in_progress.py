@@ -155,6 +155,19 @@ class InGreenlet(InTask):
         return self.task is not None and bool(getattr(self.task, "is_cancelled", False))
 
 
+class InWaiting(InTask):
+    """A request of which a task waits until its thread or child can be started."""
+
+    __slots__ = ()
+
+    counts = False
+
+    def __init__(self, request: Any, client_address: Any) -> None:
+        InProgress.__init__(self, request, client_address)
+        self.task = None
+        self.on_unbegun = None
+
+
 class InThread(InProgress):
     """A request that a legacy handler serves in a thread."""
 
@@ -338,6 +351,23 @@ class RequestsInProgress(set[InProgress]):
     def awaited(self, exempt: Collection[InProgress]) -> list[InProgress]:
         """Those that a shutdown has to wait for."""
         return [r for r in self if r.awaited and r not in exempt]
+
+    async def wait_started(self) -> None:
+        """Return when no request waits for its thread or child to be started.
+
+        When this is cancelled those that do are cut.
+        """
+        waiting = [r.task for r in self if isinstance(r, InWaiting)]
+        tasks = [task for task in waiting if isinstance(task, asyncio.Task)]
+        if not tasks:
+            return
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            raise
 
     async def wait(self, exempt: Collection[InProgress]) -> None:
         """Return when only those in `exempt`, and those that nobody awaits, are left."""

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from ._client_log import ClientLog
@@ -40,9 +41,10 @@ class RequestTimes:
         self._deadlines: dict[InProgress, Deadline] = {}
 
     def begun(self, request: InProgress) -> None:
-        """Its time runs from now on."""
+        """Its time runs since it was accepted, also for one that goes on in a thread or child."""
         on_late = functools.partial(self._end_late, request)
-        self._deadlines[request] = Deadline(self._loop, self._timeout, on_late)
+        left = max(0.0, request.begun_at + self._timeout - monotonic())
+        self._deadlines[request] = Deadline(self._loop, left, on_late)
 
     def ended(self, request: InProgress) -> None:
         """It needs no more time."""

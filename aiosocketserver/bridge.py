@@ -7,9 +7,12 @@ import concurrent.futures
 import inspect
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from ._back_off import cannot_start
 from ._in_progress import InThread, current
+from ._starts import Starts
 from .threads import ThreadPool
 
 P = ParamSpec("P")
@@ -64,6 +67,7 @@ class Bridge:
     def __init__(self) -> None:
         self._threads = ThreadPool(self._thread_idle_timeout)
         self._thread_slots: asyncio.Semaphore | None = None
+        self._starts = Starts(self._threads)
 
     async def run_in_thread(
         self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
@@ -74,6 +78,8 @@ class Bridge:
         its exception is raised here. When the call is cancelled the function goes on,
         for a thread cannot be stopped, and its result is dropped. These threads are
         not the loop's default executor, which is small and shared with DNS look-ups.
+        While no thread can be started, for want of memory or at a limit, it waits, which
+        is logged once a minute.
         """
         loop = asyncio.get_running_loop()
         # Kept for the way back: `max_threads` may be set or unset meanwhile.
@@ -113,13 +119,29 @@ class Bridge:
                 # The loop is closed: nobody waits any more.
                 return
 
+        submit = partial(self._threads.submit, job, copy_context(), name=None, daemon=False)
         try:
-            self._threads.submit(job, copy_context(), name=None, daemon=False)
+            try:
+                submit()
+            except BaseException as error:
+                if not cannot_start(error):
+                    raise
+                await self._submit_later(submit)
         except BaseException:
             if slots is not None:
                 slots.release()
             raise
         return await done
+
+    async def _submit_later(self, submit: Callable[[], object]) -> None:
+        starts = self._starts
+        starts.waiting += 1
+        try:
+            await starts.until_started(
+                submit, "run_in_thread() waits until a thread can be started"
+            )
+        finally:
+            starts.waiting -= 1
 
     def run_blocking(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a blocking function from a legacy handler, where it holds up nobody.

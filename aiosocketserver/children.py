@@ -18,6 +18,9 @@ class _HasDescriptors(Protocol):
         """Let go of the loop and of all descriptors but that of the request `kept`."""
 
 
+# Seconds between two looks at a child for which there is neither a descriptor nor a thread.
+_LOOK = 0.1
+
 # Every server of this process, for a forked child to let go of it.
 live_servers: weakref.WeakSet[_HasDescriptors] = weakref.WeakSet()
 
@@ -107,13 +110,32 @@ class ChildWatch:
         self._pid = pid
         self._on_end = on_end
         self._descriptor = -1
+        self._timer: asyncio.TimerHandle | None = None
         try:
             self._descriptor = os.pidfd_open(pid)
-        except (AttributeError, OSError):
-            # Another system than Linux, or no descriptor left.
-            threading.Thread(target=self._wait, daemon=True, name="child watcher").start()
-            return
-        loop.add_reader(self._descriptor, on_end)
+            loop.add_reader(self._descriptor, on_end)
+        except (AttributeError, OSError, MemoryError):
+            # Another system than Linux, no descriptor left, or no memory to watch it.
+            self.close_in_child()
+            self._watch_without_descriptor()
+
+    def _watch_without_descriptor(self) -> None:
+        thread = threading.Thread(target=self._wait, daemon=True, name="child watcher")
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError):
+            # No thread either: the child is there, and has to be reaped even so.
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            goes_on = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+        except ChildProcessError:
+            goes_on = False
+        if goes_on:
+            self._timer = self._loop.call_later(_LOOK, self._look)
+        else:
+            self._on_end()
 
     def _wait(self) -> None:
         try:
@@ -128,6 +150,8 @@ class ChildWatch:
 
     def close(self) -> None:
         """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._descriptor >= 0:
             if not self._loop.is_closed():
                 self._loop.remove_reader(self._descriptor)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Unpack
 from ._handler_kinds import HandlerKind
 from ._in_progress import InTask, current, set_outcome
 from ._last_waits import FIRST_MESSAGE
+from ._log_limits import LogLimit
 from ._plain_socket import mark
 from ._proxies import TrustedProxies, read_header
 from ._readiness import is_ready
@@ -77,6 +78,7 @@ class ConnectionServer(BaseServer):
         super().__init__(server_address, RequestHandlerClass, **options)
         # Connections that wait for their PROXY header or TLS handshake.
         self._greeted: set[InTask] = set()
+        self._memory_log = LogLimit()
         if self.ssl_context is not None:
             self._tls = ContextSource(self.ssl_context)
             self._secures = True
@@ -121,9 +123,24 @@ class ConnectionServer(BaseServer):
         return 0 if self._lingering is None else len(self._lingering)
 
     def _on_connection(self, request: Any, client_address: Any) -> None:
-        """Serve a connection that was accepted, unless its host has enough of them."""
+        """Serve a connection that was accepted, unless its host has enough of them.
+
+        Raises MemoryError when there was none for it, and it is closed.
+        """
         try:
             _ = self._take_on(request, client_address)
+        except MemoryError:
+            self.statistics.refused["memory"] += 1
+            count = self._memory_log.count()
+            if count:
+                logger.error(
+                    "no memory to serve %r, whose connection is closed; so were %d others since "
+                    "this was last logged",
+                    client_address,
+                    count - 1,
+                    extra={"client_address": client_address, "request_id": None},
+                )
+            raise
         except BaseException as error:  # noqa: BLE001 - logged, or raised at the end
             self._end_or_log(error, "the connection of %r could not be served", client_address)
 

@@ -138,6 +138,7 @@ class UDPServer(TCPServer):
                     else self._next_request_if_any
                 ),
                 ends_server=self._ends_server,
+                on_pause=self._count_pause,
                 before_batch=self._receiver_of_socket().forget_timeout,
                 serve=self._serve,
                 max_requests=self._max_requests,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
+from ._back_off import FIRST_BACK_OFF, BackOff, is_shortage
 from ._client_log import ClientLog
 from ._in_progress import InTask, RequestsInProgress, current
 from ._waiter import Waiter
@@ -40,7 +41,8 @@ class DatagramDispatcher:
     `get_request` returns one datagram as a request and its address, raising
     BlockingIOError when there is none; `ends_server` is asked whether what else it raises
     is an exit, which would tear through the loop from here. `before_batch` is called
-    before several are read; `serve` serves one. At most `max_requests()` are in progress;
+    before several are read; `serve` serves one; `on_pause` is told of each pause for want of
+    memory. At most `max_requests()` are in progress;
     then `max_queue` wait; then the newest is dropped and counted. A `reliable` socket, one
     whose senders wait while its buffer is full, is read no more until there is room again.
     `blocking` is what the descriptor has to be meanwhile. All methods run on the loop's
@@ -58,6 +60,7 @@ class DatagramDispatcher:
         before_batch: Callable[[], object],
         ends_server: Callable[[BaseException], bool],
         serve: Callable[[InTask], Coroutine[Any, Any, None]],
+        on_pause: Callable[[], object],
         max_requests: Callable[[], int],
         max_queue: int,
         reliable: bool,
@@ -72,6 +75,7 @@ class DatagramDispatcher:
         self._before_batch = before_batch
         self._ends_server = ends_server
         self._serve = serve
+        self._on_pause = on_pause
         self._max_requests = max_requests
         self._max_queue = max_queue
         self._reliable = reliable
@@ -87,6 +91,9 @@ class DatagramDispatcher:
         self._paused = False
         self._ended = False
         self._drained: asyncio.Future[None] | None = None
+        self._back_off = BackOff(loop, self.start)
+        # Whether the last datagram could not be read for want of memory.
+        self._short = False
 
     def start(self) -> None:
         """Read from now on."""
@@ -101,6 +108,7 @@ class DatagramDispatcher:
             self._loop.remove_reader(self._socket.fileno())
             self._registered = False
         self._paused = False
+        self._back_off.stop()
 
     async def drain(self) -> None:
         """Take what the kernel holds, then read nothing more, and return when none is queued."""
@@ -110,9 +118,9 @@ class DatagramDispatcher:
         for _ in range(1 + capacity // _KERNEL_COST // DATAGRAM_BATCH):
             more = self._read_batch()
             self.room_made()
-            if not more:
+            if not (more or self._short):
                 break
-            await asyncio.sleep(0)
+            await asyncio.sleep(FIRST_BACK_OFF if self._short else 0)
         if self._queue:
             self._drained = self._loop.create_future()
             await self._drained
@@ -139,7 +147,15 @@ class DatagramDispatcher:
             self._loop.call_soon(self._scheduled_dispatch, context=self._context)
 
     def _on_readable(self) -> None:
+        was_short = self._short
         self._read_batch(min(DATAGRAM_BATCH, self._free()) if self._reliable else DATAGRAM_BATCH)
+        if self._short:
+            self.stop()
+            self._back_off.start()
+            self._on_pause()
+        elif was_short:
+            self._back_off.accepted()
+            self._back_off.emptied()
         self._dispatch()
         if not self._reliable:
             while self._free() < 0:
@@ -160,6 +176,7 @@ class DatagramDispatcher:
     def _read_batch(self, size: int = DATAGRAM_BATCH) -> bool:
         """Queue one batch; True when there may be more."""
         self._before_batch()
+        self._short = False
         before = len(self._queue)
         try:
             return self._queue_batch(size)
@@ -172,15 +189,20 @@ class DatagramDispatcher:
                 self._queue.append(self._get_request())
             except BlockingIOError:
                 return False
-            except OSError as error:
-                # What an earlier answer met, an ICMP error say: see udp(7).
-                self._client_log.log(
-                    ("unreceived", error.errno),
-                    logging.DEBUG,
-                    "a datagram could not be received: %s",
-                    error,
-                )
             except BaseException as error:  # noqa: BLE001 - logged, or raised at the end
+                if is_shortage(error):
+                    self._short = True
+                    self._back_off.log(error)
+                    return False
+                if isinstance(error, OSError):
+                    # What an earlier answer met, an ICMP error say: see udp(7).
+                    self._client_log.log(
+                        ("unreceived", error.errno),
+                        logging.DEBUG,
+                        "a datagram could not be received: %s",
+                        error,
+                    )
+                    continue
                 if self._ends_server(error):
                     return False
                 self._client_log.exception("get_request() failed", error)

@@ -79,15 +79,21 @@ class ForkingMixIn(_Base):
         """Have a child serve the request; a coroutine handler is served on the loop."""
         if self._kind is HandlerKind.COROUTINE:
             return super().process_request(request, client_address)
+        self._start_or_wait(self._start_child, request, client_address, "a child")
+        return None
+
+    def _start_child(self, request: Any, client_address: Any) -> None:
         # Or the child would write what is buffered a second time.
         flush_standard_streams()
-        pid = start_child(functools.partial(self._run_child, request, client_address))
-        entry = InChild(client_address, pid, awaited=self.block_on_close)
+        # Before the fork, for whatever fails after it is no reason to fork again.
+        entry = InChild(client_address, 0, awaited=self.block_on_close)
+        entry.pid = start_child(functools.partial(self._run_child, request, client_address))
         self._requests.begun(entry)
         assert self._loop is not None
-        entry.watch = ChildWatch(self._loop, pid, functools.partial(self._reap, entry, os.WNOHANG))
+        entry.watch = ChildWatch(
+            self._loop, entry.pid, functools.partial(self._reap, entry, os.WNOHANG)
+        )
         self.close_request(request)
-        return None
 
     def _run_child(self, request: Any, client_address: Any) -> int:
         """Serve one request in the child; its exit code."""
@@ -145,7 +151,10 @@ class ForkingMixIn(_Base):
                 extra=entry.log_extra(),
             )
         self._requests.ended(entry)
+        self._starts.try_again()
 
     def _max_requests(self) -> int:
         limit = super()._max_requests()
-        return limit if self._kind is HandlerKind.COROUTINE else min(limit, self.max_children)
+        if self._kind is HandlerKind.COROUTINE:
+            return limit
+        return 0 if self._starts.waiting else min(limit, self.max_children)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-from ._back_off import CAPACITY_ERRNOS, BackOff
+from ._back_off import BackOff, is_shortage
 
 logger = logging.getLogger("aiosocketserver")
 
@@ -31,11 +31,12 @@ class Listener:
     """Accepts the connections of one listening socket on the loop.
 
     `get_request` returns one connection and its address, raising BlockingIOError when
-    there is none. `may_accept` tells whether the server has room for one more: without,
-    accepting pauses and the kernel's backlog holds the rest, until `resume`. `ends_server`
-    is asked whether what `get_request` raised is an exit, which would tear through the
-    loop from here; `on_pause` is told of each pause, whatever its reason. All methods run
-    on the loop's thread.
+    there is none, and `on_request` is given them; it raises MemoryError when there was none
+    for this connection, which it has closed. `may_accept` tells whether the server has room
+    for one more: without, accepting pauses and the kernel's backlog holds the rest, until
+    `resume`. `ends_server` is asked whether what `get_request` raised is an exit, which
+    would tear through the loop from here; `on_pause` is told of each pause, whatever its
+    reason. All methods run on the loop's thread.
     """
 
     def __init__(
@@ -129,6 +130,11 @@ class Listener:
             self._loop.remove_reader(self._descriptor)
             self._registered = False
 
+    def _back_off_now(self) -> None:
+        self._pause()
+        self._back_off.start()
+        self._on_pause()
+
     def _accept_batch(self) -> None:
         if self._socket.gettimeout():
             # Somebody has set a time-out meanwhile, and accept() would wait so long.
@@ -146,17 +152,15 @@ class Listener:
             except BlockingIOError:
                 self._back_off.emptied()
                 break
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 listening = is_listening(self._socket)
                 if not listening and (self._drained is not None or self._stopped):
                     # Whoever waited there was turned away already, by who closed the
                     # server: get_request() itself, perhaps.
                     break
-                if error.errno in CAPACITY_ERRNOS or not listening:
+                if is_shortage(error) or not listening:
                     self._back_off.log(error)
-                    self._pause()
-                    self._back_off.start()
-                    self._on_pause()
+                    self._back_off_now()
                     return
                 # A connection that was gone before it was taken (ECONNABORTED, EPROTO,
                 # see accept(2)), a firewall's EPERM, or a failed handshake in somebody's
@@ -166,13 +170,16 @@ class Listener:
                 if self._ends_server(error):
                     break
                 logger.exception("get_request() failed")
-                self._pause()
-                self._back_off.start()
-                self._on_pause()
+                self._back_off_now()
                 return
             else:
-                self._back_off.accepted()
                 self._remaining -= 1
-                self._on_request(request, client_address)
+                try:
+                    self._on_request(request, client_address)
+                except MemoryError:
+                    # It is closed. The next ones can wait until there is memory again.
+                    self._back_off_now()
+                    return
+                self._back_off.accepted()
         if self._drained is not None:
             self.stop()

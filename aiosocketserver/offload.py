@@ -73,6 +73,10 @@ class ThreadingMixIn(_Base):
         """Have a thread serve the request; a coroutine handler is served on the loop."""
         if self._kind is HandlerKind.COROUTINE:
             return super().process_request(request, client_address)
+        self._start_or_wait(self._start_thread, request, client_address, "a thread")
+        return None
+
+    def _start_thread(self, request: Any, client_address: Any) -> None:
         name = name_of_new_thread(self.process_request_thread)
         awaited = self.block_on_close and not self.daemon_threads
         entry = InThread(request, client_address, name, awaited=awaited)
@@ -92,7 +96,6 @@ class ThreadingMixIn(_Base):
             entry.outcome = ""
             self._requests.ended(entry)
             raise
-        return None
 
     def _run_in_thread(self, entry: InThread) -> None:
         try:
@@ -110,9 +113,11 @@ class ThreadingMixIn(_Base):
 
     def _max_requests(self) -> int:
         limit = super()._max_requests()
-        if self.max_threads is None or self._kind is HandlerKind.COROUTINE:
+        if self._kind is HandlerKind.COROUTINE:
             return limit
-        return min(limit, self.max_threads)
+        if self._starts.waiting:
+            return 0
+        return limit if self.max_threads is None else min(limit, self.max_threads)
 
 
 # What the loop is told needs none of the request's context.

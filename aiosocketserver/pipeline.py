@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, cast
 
+from ._back_off import cannot_start
 from ._handler_kinds import HandlerKind, run_legacy
-from ._in_progress import InTask, RequestsInProgress
+from ._in_progress import InTask, InWaiting, RequestsInProgress, current
+from ._starts import Starts
 from .failures import RequestFailures, awaitable, is_closing
 from .handlers import BaseRequestHandler
 
@@ -22,6 +26,10 @@ _to_await: ContextVar[list[BaseRequestHandler | Coroutine[Any, Any, None]] | Non
 def made_to_await() -> list[BaseRequestHandler | Coroutine[Any, Any, None]] | None:
     """What was made for the hook that runs, in this context; None outside of one."""
     return _to_await.get()
+
+
+# What is logged while a thread or child cannot be started.
+_PAUSED = "accepting is paused, and goes on as soon as {} can be started"
 
 
 class RequestPipeline(RequestFailures):
@@ -131,6 +139,55 @@ class RequestPipeline(RequestFailures):
     async def _secured(self, entry: InTask) -> Any:
         """The request, after the TLS handshake."""
         raise NotImplementedError
+
+    def _start_or_wait(
+        self, start: Callable[[Any, Any], object], request: Any, client_address: Any, what: str
+    ) -> None:
+        """Call what starts a thread or child, for a request that waits while that cannot be."""
+        try:
+            start(request, client_address)
+        except BaseException as error:
+            if not cannot_start(error):
+                raise
+            entry = InWaiting(request, client_address)
+            self._requests.begun(entry)
+            context = copy_context()
+            context.run(current.set, entry)
+            starts = self._starts
+            waiting = starts.until_started(
+                functools.partial(start, request, client_address), _PAUSED.format(what)
+            )
+            starts.waiting += 1
+            try:
+                assert self._loop is not None
+                entry.task = self._loop.create_task(waiting, context=context)
+            except BaseException:
+                starts.waiting -= 1
+                waiting.close()
+                self._requests.ended(entry)
+                raise
+            entry.task.add_done_callback(functools.partial(self._end_waiting, entry, starts))
+
+    def _end_waiting(self, entry: InWaiting, starts: Starts, task: asyncio.Task[None]) -> None:
+        """A request goes on in its thread or child, or was cut, or failed, while it waited."""
+        starts.waiting -= 1
+        try:
+            error = None if task.cancelled() else task.exception()
+            if not task.cancelled() and error is None:
+                return
+            if error is not None:
+                entry.outcome = "failed"
+                self._end_or_log(
+                    error, "the request of %r could not be served", entry.client_address
+                )
+            elif not entry.outcome:
+                entry.outcome = "cut"
+            try:
+                self.shutdown_request(entry.request)
+            except BaseException as raised:  # noqa: BLE001 - logged, or raised at the end
+                self._end_or_log(raised, "shutdown_request() failed")
+        finally:
+            self._requests.ended(entry)
 
     def _finish_legacy(self, request: Any, client_address: Any) -> None:
         """Run a legacy handler, in its thread or child."""

@@ -18,6 +18,7 @@ from ._in_progress import RequestsInProgress
 from ._readiness import is_ready, until_readable
 from ._request_times import RequestTimes
 from ._socket_timeouts import put_back, set_while_read
+from ._starts import Starts
 from .children import live_servers
 from .draining import DrainingServer
 from .failures import awaitable
@@ -187,6 +188,7 @@ class BaseServer(DrainingServer):
             self._client_log.end()
             self._loop = self._client_log.loop = loop
             self._thread_slots = None
+            self._starts = Starts(self._threads)
             self._requests.forget_ended()
             if self.request_timeout is not None:
                 times = RequestTimes(
@@ -232,6 +234,7 @@ class BaseServer(DrainingServer):
         finally:
             self._waiting_for_one = False
         await self._serve_one(request, client_address)
+        await self._requests.wait_started()
         await self._wait_closed()
         await self._raise_fatal()
 

@@ -62,7 +62,8 @@ class Statistics:
     """Connections whose TLS handshake failed, other than by `handshake_timeout`."""
 
     refused: Counter[str] = field(default_factory=Counter[str])
-    """Connections that were closed because of a limit, by the name of its option."""
+    """Connections that were closed because of a limit, by the name of its option; `memory` for
+    those that there was no memory for."""
 
     timed_out: Counter[str] = field(default_factory=Counter[str])
     """Requests that a time-out of the server has cut, by the name of its option."""
@@ -71,7 +72,8 @@ class Statistics:
     """How often a handler has held the loop for longer than `blocking_warning`."""
 
     accept_pauses: int = 0
-    """How often accepting has paused, at a limit or for want of descriptors or memory."""
+    """How often accepting has paused, at a limit or for want of descriptors, memory, threads or
+    children."""
 
     datagrams_received: int = 0
     """Datagrams that were read, those included that were dropped then."""

@@ -144,6 +144,9 @@ class ThreadPool:
         self._keeps_threads = True
         # Jobs that have not ended.
         self.busy = 0
+        # Told by a thread that has nothing to do any more: of a job that could not be given
+        # to any.
+        self.on_idle: set[Callable[[], object]] = set()
         # Threads without a job that were told to end, the last ones of them alive yet.
         self._ending: list[_Worker] = []
         _pools.add(self)
@@ -163,37 +166,45 @@ class ThreadPool:
 
         The thread bears `name` while it runs the job, and calls `on_end` when it is
         free again or about to end. `on_begin` is called here, before the job can begin.
-        Raises RuntimeError when no thread can be started, after `on_end`.
+        Raises RuntimeError or MemoryError when no thread can be started, after `on_end`.
         """
         job = Job(function, context, name, on_end, daemon=daemon)
         if on_begin is not None:
             on_begin(job)
         crew = self._crews[daemon] if reuse else _Crew()
-        with self._lock:
-            self._keeps_threads = True
-            self.busy += 1
-            if not crew.lacks_threads():
-                crew.queue.append(job)
-                crew.wake_if_needed()
-                return job
-            crew.queue.append(job)
-            worker = _Worker(self, crew, daemon=daemon, reuse=reuse)
-            crew.on_their_way.add(worker)
+        worker: _Worker | None = None
         try:
+            with self._lock:
+                self._keeps_threads = True
+                if not crew.lacks_threads():
+                    self.busy += 1
+                    crew.queue.append(job)
+                    crew.wake_if_needed()
+                    return job
+                worker = _Worker(self, crew, daemon=daemon, reuse=reuse)
+                self.busy += 1
+                crew.queue.append(job)
+                crew.on_their_way.add(worker)
             worker.start()
         except BaseException:
-            with self._lock:
-                crew.on_their_way.discard(worker)
-                # If not, a thread that had done with its own job has taken it meanwhile.
-                failed = job in crew.queue
-                if failed:
-                    crew.queue.remove(job)
-                    self.busy -= 1
-                crew.wake_if_needed()
-            if failed:
+            if self._take_back(job, crew, worker):
                 job._end(ends_thread=False)
                 raise
         return job
+
+    def _take_back(self, job: Job, crew: _Crew, worker: _Worker | None) -> bool:
+        """Forget a job, whose thread could not be started; False if another one has taken it."""
+        if worker is None:
+            # There was no memory for its thread, and nobody has seen the job.
+            return True
+        with self._lock:
+            crew.on_their_way.discard(worker)
+            waits = job in crew.queue
+            if waits:
+                crew.queue.remove(job)
+                self.busy -= 1
+            crew.wake_if_needed()
+        return waits
 
     def end_idle(self) -> list[threading.Thread]:
         """End the idle threads now, and each busy one after its job, until `submit` is called.
@@ -212,6 +223,7 @@ class ThreadPool:
         self._lock = threading.Lock()
         self._crews = {True: _Crew(), False: _Crew()}
         self._ending = []
+        self.on_idle = set()
 
     def _next_job(self, worker: _Worker, *, after_job: bool) -> tuple[Job | None, bool]:
         """A job for a thread that is free, if there is one, and whether the thread goes on."""
@@ -306,6 +318,9 @@ class _Worker(threading.Thread):
 
     def _is_woken(self) -> bool:
         """Wait for a job; False when the thread has to end instead."""
+        if self.pool.on_idle:
+            for told in list(self.pool.on_idle):
+                told()
         own = self.pool.idle_timeout
         while True:
             try:

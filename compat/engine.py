@@ -230,13 +230,18 @@ class Engine(_Base):
 
     def _handle_request_noblock(self) -> None:
         # As socketserver's, which swallows the error that tells that get_request() can
-        # only fail again: at EMFILE its loop spins.
+        # only fail again: at EMFILE its loop spins. Want of memory ends that one.
         serving = self._aiosocketserver.serving_here()
         try:
             self._aiosocketserver.look_at_datagram(self)
             get_request = self.get_request if serving is None else serving.get_request
             request, client_address = get_request()
         except OSError as error:
+            self._aiosocketserver.accept_error = error
+            return
+        except MemoryError as error:
+            if serving is None:
+                raise
             self._aiosocketserver.accept_error = error
             return
         if self.verify_request(request, client_address):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, ParamSpec, TypeVar
 
+from aiosocketserver._back_off import cannot_start
 from aiosocketserver.children import ChildWatch, leave_servers, start_child
 from aiosocketserver.threads import Job, name_of_new_thread
 
@@ -102,7 +103,8 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
         if self.block_on_close and "_threads" not in vars(self):
             vars(self).setdefault("_threads", RequestThreads())
         state = server._aiosocketserver
-        state.threads.submit(
+        start = functools.partial(
+            state.threads.submit,
             functools.partial(self.process_request_thread, request, client_address),
             _context_of_new_thread(),
             name=name_of_new_thread(self.process_request_thread),
@@ -111,6 +113,7 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
             on_begin=self._threads.append,
             on_end=functools.partial(_request_ended, self, state),
         )
+        _start_or_wait(server, start, request, client_address, "a thread")
 
     def run_on_loop(
         self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
@@ -144,6 +147,20 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
         if server is not None:
             for thread in server._aiosocketserver.threads.end_idle():
                 thread.join()
+
+
+def _start_or_wait(
+    server: Engine, start: Callable[[], object], request: Any, client_address: Any, what: str
+) -> None:
+    """Call what starts a thread or child; while that cannot be, `serve_forever` tries it again."""
+    try:
+        start()
+    except BaseException as error:
+        serving = server._aiosocketserver.serving_here()
+        # handle_request() fails, as socketserver's.
+        if serving is None or not cannot_start(error):
+            raise
+        serving.start_later(start, request, client_address, what)
 
 
 def _serve_in_greenlet(server: Engine, request: Any, client_address: Any) -> bool:
@@ -198,17 +215,8 @@ if hasattr(os, "fork"):
             if serve_coroutine(server, request, client_address):
                 return
             self.collect_children()
-            pid = start_child(functools.partial(_serve_in_child, server, request, client_address))
-            if self.active_children is None:
-                self.active_children = set()
-            self.active_children.add(pid)
-            state = server._aiosocketserver
-            serving = state.serving_here()
-            if serving is not None:
-                state.child_watches[pid] = ChildWatch(
-                    serving.loop, pid, functools.partial(_reap, self, state, pid, os.WNOHANG)
-                )
-            server.close_request(request)
+            start = functools.partial(_start_child, self, server, request, client_address)
+            _start_or_wait(server, start, request, client_address, "a child")
 
         def collect_children(self, *, blocking: bool = False) -> None:
             """Reap the children that have ended; with `blocking`, wait for all of them."""
@@ -221,6 +229,21 @@ if hasattr(os, "fork"):
 
         def _aiosocketserver_has_room(self) -> bool:
             return len(self.active_children or ()) < self.max_children
+
+    def _start_child(
+        forking: ForkingMixIn, server: Engine, request: Any, client_address: Any
+    ) -> None:
+        pid = start_child(functools.partial(_serve_in_child, server, request, client_address))
+        if forking.active_children is None:
+            forking.active_children = set()
+        forking.active_children.add(pid)
+        state = server._aiosocketserver
+        serving = state.serving_here()
+        if serving is not None:
+            state.child_watches[pid] = ChildWatch(
+                serving.loop, pid, functools.partial(_reap, forking, state, pid, os.WNOHANG)
+            )
+        server.close_request(request)
 
     def _serve_in_child(server: Engine, request: Any, client_address: Any) -> int:
         leave_servers()
@@ -247,4 +270,7 @@ if hasattr(os, "fork"):
             watch.close()
         if server.active_children is not None:
             server.active_children.discard(pid)
+        if server.active_children is not None:
+            server.active_children.discard(pid)
         state.room_made()
+        state.try_starts()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
+import logging
 import select
 import socket
 import socketserver
@@ -13,18 +15,21 @@ from contextvars import copy_context
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from aiosocketserver._back_off import CAPACITY_ERRNOS, BackOff
+from aiosocketserver._back_off import BackOff, is_shortage
+from aiosocketserver._starts import Starts
 from aiosocketserver._taking import MSG_DONTWAIT, Taking, accept_at_once, while_nonblocking
 from aiosocketserver.listener import is_listening
 from aiosocketserver.server import cannot_watch
 
 from .coroutines import CoroutineRequests
 from .greenlets import GreenletRequests, wants_greenlets
-from .loops import with_running_loop
+from .loops import with_running_loop, without_running_loop
 from .signals import SignalHandlers
 
 if TYPE_CHECKING:
     from .engine import Engine
+
+logger = logging.getLogger("aiosocketserver")
 
 # Requests taken for one wake-up before others on the loop have their turn.
 BATCH = 32
@@ -35,8 +40,8 @@ class Serving:
 
     It calls `_handle_request_noblock` whenever the server's descriptor is readable, and
     `service_actions` after it and every `poll_interval` seconds, as socketserver's own
-    loop does. All methods but `stop_threadsafe` and `room_made` run on the loop's
-    thread.
+    loop does. All methods but `stop_threadsafe`, `room_made` and `try_starts` run on the
+    loop's thread.
     """
 
     def __init__(
@@ -68,6 +73,9 @@ class Serving:
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._back_off = BackOff(loop, self._resume)
+        self._starts = Starts(server._aiosocketserver.threads)
+        # The tasks of requests whose thread or child cannot be started for now.
+        self._waiting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until `stop_threadsafe`, or until an error: see `error`."""
@@ -76,6 +84,7 @@ class Serving:
             await self._ended
         finally:
             self._end()
+            await self._end_waiting()
             for requests in (self.coroutines, self.greenlets):
                 if requests is not None:
                     await requests.end()
@@ -168,7 +177,7 @@ class Serving:
             error = server._aiosocketserver.take_accept_error()
             if error is None:
                 self._back_off.accepted()
-            elif error.errno == errno.EBADF:
+            elif isinstance(error, OSError) and error.errno == errno.EBADF:
                 # Somebody has closed the socket, so nobody will come any more.
                 self._unregister()
                 return
@@ -214,9 +223,9 @@ class Serving:
         stopped = self._ended.done() or self.server._BaseServer__shutdown_request
         return stopped or self.error is not None
 
-    def _lasts(self, error: OSError) -> bool:
+    def _lasts(self, error: OSError | MemoryError) -> bool:
         """Whether get_request() would fail again at once."""
-        if error.errno in CAPACITY_ERRNOS:
+        if is_shortage(error):
             return True
         sock: Any = getattr(self.server, "socket", None)
         return (
@@ -250,7 +259,7 @@ class Serving:
     def _has_room(self) -> bool:
         """Whether one more request may be taken; without, nothing is, until `room_made`."""
         self._paused = True
-        room = self.server._aiosocketserver_has_room()
+        room = not self._waiting and self.server._aiosocketserver_has_room()
         if room and (self.coroutines is None or self.coroutines.has_room()):
             self._paused = False
             return True
@@ -287,6 +296,56 @@ class Serving:
         if self._registered:
             self._registered = False
             self.loop.remove_reader(self._descriptor)
+
+    # Threads and children that cannot be started for now
+
+    def start_later(
+        self, start: Callable[[], object], request: Any, client_address: Any, what: str
+    ) -> None:
+        """Have the request wait until `start` does not fail any more; nobody else is taken."""
+
+        def start_as_legacy() -> None:
+            with without_running_loop():
+                start()
+
+        message = f"accepting is paused, and goes on as soon as {what} can be started"
+        with with_running_loop(self.loop):
+            task = self.loop.create_task(self._starts.until_started(start_as_legacy, message))
+        self._waiting.add(task)
+        self._starts.waiting += 1
+        task.add_done_callback(functools.partial(self._waited, request, client_address))
+
+    def _waited(self, request: Any, client_address: Any, task: asyncio.Task[None]) -> None:
+        self._waiting.discard(task)
+        self._starts.waiting -= 1
+        if task.cancelled():
+            logger.warning(
+                "the request of %r is closed: serve_forever() ends, and nothing could be started "
+                "for it",
+                client_address,
+            )
+            self._call(functools.partial(self.server.shutdown_request, request))
+        elif (error := task.exception()) is not None:
+            self._call(functools.partial(self._fail_request, error, request, client_address))
+        self._resume()
+
+    def _fail_request(self, error: BaseException, request: Any, client_address: Any) -> None:
+        try:
+            raise error
+        except Exception:  # noqa: BLE001 - handle_error() reports it
+            self.server.handle_error(request, client_address)
+        finally:
+            self.server.shutdown_request(request)
+
+    def try_starts(self) -> None:
+        """Something has become free. Thread-safe."""
+        self._starts.try_threadsafe(self.loop)
+
+    async def _end_waiting(self) -> None:
+        for task in self._waiting:
+            task.cancel()
+        if self._waiting:
+            await asyncio.wait(self._waiting)
 
     # Coroutine handlers
 
@@ -347,6 +406,7 @@ _OURS = {
         Serving.fail,
         Serving._end,
         Serving.room_made,
+        Serving.start_later,
         Serving.serve_coroutine,
         Serving.serve_in_greenlet,
     )

@@ -31,7 +31,7 @@ class State:
         self.arrival: Arrival | None = None
         self._receiver: DatagramReceiver | None = None
         # What get_request() raised that `_handle_request_noblock` swallows.
-        self.accept_error: OSError | None = None
+        self.accept_error: OSError | MemoryError | None = None
         # What a coroutine handler raised, whose request is shut down already.
         self.fatal: BaseException | None = None
         # The last RequestHandlerClass that was looked at, and what it was found to be.
@@ -85,7 +85,7 @@ class State:
         thread = threading.get_ident()
         return next((each for each in list(self.servings) if each.thread == thread), None)
 
-    def take_accept_error(self) -> OSError | None:
+    def take_accept_error(self) -> OSError | MemoryError | None:
         """What get_request() has raised since the last call."""
         error, self.accept_error = self.accept_error, None
         return error
@@ -103,6 +103,11 @@ class State:
         """A request has ended. Thread-safe."""
         for serving in list(self.servings):
             serving.room_made()
+
+    def try_starts(self) -> None:
+        """A child has ended: another one may be started now. Thread-safe."""
+        for serving in list(self.servings):
+            serving.try_starts()
 
     def _close_in_child(self, kept: object) -> None:
         for serving in self.servings:

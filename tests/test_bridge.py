@@ -354,22 +354,6 @@ async def test_a_call_without_a_limit_makes_no_room_for_those_with_one() -> None
         await asyncio.gather(first, second)
 
 
-@pytest.mark.parametrize("max_threads", [1, None])
-async def test_thread_that_cannot_be_started_gives_its_place_back(
-    max_threads: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def start(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    async with idle_server() as server:
-        server.max_threads = max_threads
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", start)
-            with pytest.raises(RuntimeError, match="can't start"):
-                await server.run_in_thread(int)
-        assert await server.run_in_thread(int) == 0
-
-
 def test_function_may_end_after_its_loop() -> None:
     server = idle_server()
     begun, released = threading.Event(), threading.Event()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aiosocketserver import compat, threads
+from aiosocketserver import compat
 from tests.compat_support import (
     BOUND,
     IMPLEMENTATIONS,
@@ -123,26 +123,6 @@ def test_server_close_in_a_request_s_own_thread_is_an_error(module: Any) -> None
     with serving(server):
         assert ask(server.server_address) == b""
     assert errors == ["cannot join current thread"]
-
-
-def test_a_thread_that_cannot_be_started_costs_its_connection(
-    loop: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    errors: list[str] = []
-
-    class Server(compat.ThreadingTCPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            errors.append(str(sys.exception()))
-
-    def fail(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with serving(Server(ADDRESS, calling(compat, lambda: "served"))) as server:
-        with monkeypatch.context() as patch:
-            patch.setattr(threads._Worker, "start", fail)
-            assert ask(server.server_address) == b""
-        assert ask(server.server_address) == b"'served'"
-    assert errors == ["can't start new thread"]
 
 
 def test_handle_request_leaves_the_thread_to_itself(module: Any) -> None:

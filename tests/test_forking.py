@@ -1,7 +1,6 @@
 """Legacy handlers in forked children: each request its own, reaped one by one, and the end."""
 
 import asyncio
-import errno
 import logging
 import os
 import signal
@@ -277,22 +276,6 @@ async def test_max_children_pauses_accepting_and_resumes() -> None:
 
 
 # --- errors ---
-
-
-async def test_failing_fork_costs_its_connection(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fork() -> int:
-        raise OSError(errno.EAGAIN, "no process left")
-
-    async with forking_server(lambda self: "hello") as server:
-        await server.start_serving()
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fork", fork)
-            assert await ask(server.server_address) == b""
-        assert "no process left" in caplog.text
-        assert await ask(server.server_address) == b"hello"
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
 @pytest.mark.parametrize("coroutine", [True, False])

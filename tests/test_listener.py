@@ -122,6 +122,20 @@ def test_others_on_the_loop_have_their_turn_after_a_batch(backlog: Backlog) -> N
     assert backlog.taken == list(range(ACCEPT_BATCH + 5))
 
 
+def test_want_of_memory_is_a_shortage(backlog: Backlog, caplog: pytest.LogCaptureFixture) -> None:
+    backlog.script = [1, MemoryError(), MemoryError(), 2]
+    backlog.clock.readable()
+    assert (backlog.taken, backlog.pauses) == ([1], 1)
+    assert backlog.clock.next_timer() == 0.05
+    backlog.clock.readable()
+    assert backlog.clock.next_timer() == 0.1
+    backlog.clock.readable()
+    assert backlog.taken == [1, 2]
+    assert errors_in(caplog) == [
+        "accepting is paused, and goes on as soon as it can: out of memory"
+    ]
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_accepting_backs_off_at_a_shortage_twice_as_long_each_time(
     backlog: Backlog, number: int

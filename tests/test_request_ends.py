@@ -108,13 +108,13 @@ async def test_a_legacy_request_is_told_once(server_class: type[TCPServer]) -> N
     assert ends[0].request_id < ends[1].request_id
 
 
-async def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_thread_that_can_never_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ThreadingTCPServer(LOCALHOST, LegacyDoes) as server:
         ends = observed(server)
         await server.start_serving()
 
         def no_thread(*args: Any, **kwargs: Any) -> None:
-            raise RuntimeError("can't start new thread")
+            raise RuntimeError("can't create new thread at interpreter shutdown")
 
         monkeypatch.setattr(server._threads, "submit", no_thread)
         async with client_of(server.server_address) as client:

@@ -79,21 +79,6 @@ async def test_system_exit_ends_only_its_request(caplog: pytest.LogCaptureFixtur
     assert not caplog.records
 
 
-async def test_thread_that_cannot_be_started_costs_its_connection(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def start(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    async with threading_server(Echo) as server:
-        await server.start_serving()
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", start)
-            assert await ask(server.server_address) == b""
-        assert "can't start new thread" in caplog.text
-        assert await ask(server.server_address, b"hello") == b"hello"
-
-
 async def test_handle_error_may_be_a_coroutine() -> None:
     reported: list[Any] = []
 

@@ -284,6 +284,21 @@ def test_thread_that_cannot_be_started_is_an_error(
     assert run(pool, lambda: "goes on") == "goes on"
 
 
+def test_without_memory_for_a_thread_the_pool_is_as_before(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(*args: Any, **kwargs: Any) -> None:
+        raise MemoryError
+
+    jobs: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "__init__", init)
+        with pytest.raises(MemoryError):
+            pool.submit(print, Context(), on_begin=jobs.append, on_end=jobs.remove)
+    assert (pool.busy, jobs) == (0, [])
+    assert run(pool, lambda: "goes on") == "goes on"
+
+
 # --- the interpreter's exit ---
 
 EXIT = """
