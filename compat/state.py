@@ -57,7 +57,12 @@ class State:
         if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_DGRAM:
             return
         max_packet_size: int = getattr(server, "max_packet_size", UDPServer.max_packet_size)
-        if self._receiver is None or self._receiver.socket is not sock:
+        receiver = self._receiver
+        if (
+            receiver is None
+            or receiver.socket is not sock
+            or receiver.max_packet_size != max_packet_size
+        ):
             self._receiver = DatagramReceiver(sock, max_packet_size, sock.gettimeout())
         # There is none, or something is wrong, as get_request() is about to find.
         with contextlib.suppress(OSError):
