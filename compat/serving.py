@@ -140,8 +140,11 @@ class Serving:
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The exception handler of a loop that runs nothing else."""
         error = context.get("exception")
-        if error is not None and "handle" in context and self.coroutines is None:
-            # As a rule from a signal handler, which uvloop calls in a callback.
+        # From a signal handler that the program has set since `_hold_signals`: uvloop calls
+        # it in that callback of its own.
+        is_signals = "Loop._read_from_self" in context.get("message", "")
+        if error is not None and "handle" in context and (is_signals or self.coroutines is None):
+            # Without coroutines any callback is the program's, a signal handler as a rule.
             self.fail(error)
         else:
             loop.default_exception_handler(context)
