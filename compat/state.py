@@ -63,10 +63,11 @@ class State:
             or receiver.socket is not sock
             or receiver.max_packet_size != max_packet_size
         ):
-            self._receiver = DatagramReceiver(sock, max_packet_size, sock.gettimeout())
+            receiver = DatagramReceiver(sock, max_packet_size, sock.gettimeout())
+            self._receiver = receiver
         # There is none, or something is wrong, as get_request() is about to find.
         with contextlib.suppress(OSError):
-            self.arrival = self._receiver.peek()
+            self.arrival = receiver.peek()
 
     def take_arrival(self, data: object, sock: object, client_address: object) -> Arrival | None:
         """What was told of the datagram that get_request() has returned."""
