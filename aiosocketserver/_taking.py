@@ -94,91 +94,108 @@ class Taking:
         else:
             _takings[self._thread] = self._outer
 
-    def take(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    def concerns(self, sock: socket.socket) -> bool:
+        """Whether this is for `sock`: a duplicate waits as without a loop while that holds up
+        nobody.
+        """
+        return sock is self.sock or not self._may_wait()
+
+    def take(self, sock: socket.socket, method: Callable[..., Any], *arguments: Any) -> Any:
         """Call a method of the socket that does not wait, again and again if this may wait."""
-        timeout = self.sock.gettimeout()
-        if not self.asked:
+        timeout = sock.gettimeout()
+        if sock is self.sock and not self.asked:
             self.asked = True
-            return self._call(method, arguments) if timeout else method(self.sock, *arguments)
+            return _call(sock, method, arguments) if timeout else method(sock, *arguments)
         end = math.inf if timeout is None else monotonic() + timeout
         while True:
             try:
-                return self._call(method, arguments)
+                return _call(sock, method, arguments)
             except BlockingIOError:
                 if timeout == 0 or not self._may_wait():
                     raise
                 if monotonic() >= end:
                     raise TimeoutError("timed out") from None
             readable = select.poll()
-            readable.register(self.sock, select.POLLIN)
+            readable.register(sock, select.POLLIN)
             readable.poll(1000 * min(_LOOK, max(0, end - monotonic())))
 
-    def _call(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """Call a method that waits for a time-out of the socket's own, and for nothing else."""
-        sock = self.sock
-        if not sock.gettimeout() or sock.fileno() < 0:
-            return method(sock, *arguments)
-        # Another Python object of the same descriptor, which is non-blocking already. It has
-        # a time-out of its own.
-        twin = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
-        try:
-            twin.settimeout(0)
-            return method(twin, *arguments)
-        finally:
-            twin.detach()
+
+def _call(sock: socket.socket, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call a method that waits for a time-out of the socket's own, and for nothing else."""
+    if not sock.gettimeout() or sock.fileno() < 0:
+        return method(sock, *arguments)
+    # Another Python object of the same descriptor, which is non-blocking already. It has
+    # a time-out of its own.
+    twin = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+    try:
+        twin.settimeout(0)
+        return method(twin, *arguments)
+    finally:
+        twin.detach()
 
 
 # The innermost one of each thread.
 _takings: dict[int, Taking] = {}
 
 
+def _taking_of(sock: socket.socket) -> Taking | None:
+    """The one that a call of a method of `sock` belongs to."""
+    taking = _takings.get(get_ident())
+    return taking if taking is not None and taking.concerns(sock) else None
+
+
 class _TakenFrom(socket.socket):
-    """A socket whose methods that take do not wait within a `Taking`."""
+    """A socket whose methods that take do not wait within a `Taking`.
+
+    So is what dup() makes of it meanwhile, and that for ever: outside of one it is as any other.
+    """
 
     __slots__ = ()
 
     # What accept() is made with, ssl.SSLSocket's too.
     def _accept(self) -> Any:
-        taking = _takings.get(get_ident())
-        if taking is None or taking.sock is not self:
+        taking = _taking_of(self)
+        if taking is None:
             return super()._accept()  # type: ignore[misc]
-        return taking.take(_accept_at_once)
+        return taking.take(self, _accept_at_once)
 
     def recv(self, bufsize: int, flags: int = 0, /) -> Any:
-        taking = _takings.get(get_ident())
-        if taking is None or taking.sock is not self:
+        taking = _taking_of(self)
+        if taking is None:
             return super().recv(bufsize, flags)
-        return taking.take(socket.socket.recv, bufsize, flags | MSG_DONTWAIT)
+        return taking.take(self, socket.socket.recv, bufsize, flags | MSG_DONTWAIT)
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> Any:
-        taking = _takings.get(get_ident())
-        if taking is None or taking.sock is not self:
+        taking = _taking_of(self)
+        if taking is None:
             return super().recvfrom(bufsize, flags)
-        return taking.take(socket.socket.recvfrom, bufsize, flags | MSG_DONTWAIT)
+        return taking.take(self, socket.socket.recvfrom, bufsize, flags | MSG_DONTWAIT)
 
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        taking = _takings.get(get_ident())
-        if taking is None or taking.sock is not self:
+        taking = _taking_of(self)
+        if taking is None:
             return super().recvmsg(bufsize, ancbufsize, flags)
-        return taking.take(socket.socket.recvmsg, bufsize, ancbufsize, flags | MSG_DONTWAIT)
+        return taking.take(self, socket.socket.recvmsg, bufsize, ancbufsize, flags | MSG_DONTWAIT)
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> Any:
-        taking = _takings.get(get_ident())
-        if taking is None or taking.sock is not self:
+        taking = _taking_of(self)
+        if taking is None:
             return super().recv_into(buffer, nbytes, flags)
-        return taking.take(socket.socket.recv_into, buffer, nbytes, flags | MSG_DONTWAIT)
+        return taking.take(self, socket.socket.recv_into, buffer, nbytes, flags | MSG_DONTWAIT)
 
     def recvfrom_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> Any:
-        taking = _takings.get(get_ident())
-        if taking is None or taking.sock is not self:
+        taking = _taking_of(self)
+        if taking is None:
             return super().recvfrom_into(buffer, nbytes, flags)
-        return taking.take(socket.socket.recvfrom_into, buffer, nbytes, flags | MSG_DONTWAIT)
+        return taking.take(self, socket.socket.recvfrom_into, buffer, nbytes, flags | MSG_DONTWAIT)
 
     def recvmsg_into(self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        taking = _takings.get(get_ident())
-        if taking is None or taking.sock is not self:
+        taking = _taking_of(self)
+        if taking is None:
             return super().recvmsg_into(buffers, ancbufsize, flags)
-        return taking.take(socket.socket.recvmsg_into, buffers, ancbufsize, flags | MSG_DONTWAIT)
+        return taking.take(
+            self, socket.socket.recvmsg_into, buffers, ancbufsize, flags | MSG_DONTWAIT
+        )
 
 
 _classes: dict[type[socket.socket], type[socket.socket]] = {socket.socket: _TakenFrom}

@@ -49,10 +49,10 @@ class Arrival:
     def is_cut(self, data: object, max_packet_size: int) -> bool:
         """Whether `data`, which others have read after a peek, is only the beginning of it.
 
-        They may have read more than `max_packet_size` bytes, and made something else of
+        They may have read more than `max_packet_size` bytes, or made something else of
         them: then it is whole, as far as can be told.
         """
-        if not (isinstance(data, Sized) and len(data) == max_packet_size):
+        if not (isinstance(data, Sized) and len(data) <= max_packet_size):
             self.truncated_from = None
         return self.truncated_from is not None
 

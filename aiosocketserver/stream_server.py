@@ -19,6 +19,7 @@ from ._readiness import is_ready
 from ._socket_paths import SocketPath
 from ._socket_timeouts import put_back, set_while_read
 from ._ssl import has_ssl, ssl
+from ._taking import Taking
 from ._tls_ending import SSLSocketEnd
 from .connections import ConnectionServer
 from .lingering import ClosingSocket, TLSEnd, linger
@@ -141,6 +142,8 @@ class TCPServer(ConnectionServer):
         self._listener: Listener | None = None
         self._watch: CertificateWatch | None = None
         self._timeout_before_serving: float | None = None
+        # For a get_request() that is overridden.
+        self._taking: Taking | None = None
         # Of a Unix socket that server_bind() has bound.
         self._path: SocketPath | None = None
         if sock is not None:
@@ -328,13 +331,24 @@ class TCPServer(ConnectionServer):
             self._watch = CertificateWatch(loop, self._tls, self.tls_reload_interval)
 
     def _next_request_if_any(self) -> tuple[Any, Any]:
+        if not self._overrides_get_request:
+            return self.get_request()
         # An overridden one may try again until there is somebody, as many that were
         # written for a blocking socket do: on a loop it would do so for ever.
-        descriptor = self.socket.fileno()
-        asks = self._overrides_get_request and descriptor >= 0
-        if asks and not is_ready(descriptor, select.POLLIN):
+        sock = self.socket
+        if sock.fileno() >= 0 and not is_ready(sock.fileno(), select.POLLIN):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return self.get_request()
+        if not isinstance(cast("object", sock), socket.socket):
+            return self.get_request()
+        # Or make the socket blocking, and accept once more.
+        taking = self._taking
+        if taking is None or taking.sock is not sock:
+            taking = self._taking = Taking(sock, may_wait=lambda: False)
+        taking.begin()
+        try:
+            return self.get_request()
+        finally:
+            taking.end()
 
     def _count_pause(self) -> None:
         self.statistics.accept_pauses += 1

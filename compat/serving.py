@@ -6,6 +6,7 @@ import asyncio
 import errno
 import functools
 import logging
+import os
 import select
 import socket
 import socketserver
@@ -148,8 +149,11 @@ class Serving:
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The exception handler of a loop that runs nothing else."""
         error = context.get("exception")
-        if error is not None and "handle" in context and self.coroutines is None:
-            # As a rule from a signal handler, which uvloop calls in a callback.
+        # From a signal handler that the program has set since `_hold_signals`: uvloop calls
+        # it in that callback of its own.
+        is_signals = "Loop._read_from_self" in context.get("message", "")
+        if error is not None and "handle" in context and (is_signals or self.coroutines is None):
+            # Without coroutines any callback is the program's, a signal handler as a rule.
             self.fail(error)
         else:
             loop.default_exception_handler(context)
@@ -193,11 +197,11 @@ class Serving:
     def get_request(self) -> tuple[Any, Any]:
         """The server's, which does not wait when another process was faster."""
         sock = getattr(self.server, "socket", None)
-        if not isinstance(sock, socket.socket):
-            return self.server.get_request()
+        if not isinstance(sock, socket.socket) or sock.fileno() != self._descriptor:
+            return self._get_request_from_descriptor()
         # As a rule it is socketserver's own, of which it is known what it calls. A `Taking`
         # would add a twentieth to what a short connection costs.
-        if type(sock) is socket.socket and sock.gettimeout() is None and sock.fileno() >= 0:
+        if type(sock) is socket.socket and sock.gettimeout() is None:
             hook = getattr(self.server.get_request, "__func__", None)
             if hook is socketserver.TCPServer.get_request:
                 return accept_at_once(sock, self.server.get_request)
@@ -213,6 +217,17 @@ class Serving:
             return self.server.get_request()
         finally:
             taking.end()
+
+    def _get_request_from_descriptor(self) -> tuple[Any, Any]:
+        """The server's, which takes from another object than its `socket`, as any BaseServer may.
+
+        Of that the descriptor alone is known.
+        """
+        descriptor = self._descriptor
+        known = self.server.fileno() == descriptor and _takes_requests(descriptor)
+        if not known or self._may_wait():
+            return self.server.get_request()
+        return while_nonblocking(descriptor, self.server.get_request)
 
     def _may_wait(self) -> bool:
         """Whether a get_request() that waits for a second client holds up nobody else."""
@@ -375,6 +390,17 @@ class Serving:
         """From now on, have what signal handlers raise end the serving, not a request."""
         if self.owns_loop:
             self.signals.install()
+
+
+def _takes_requests(descriptor: int) -> bool:
+    """Whether it is a socket that listens, or one of datagrams, which come one at a time."""
+    try:
+        sock = socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        # A pipe, for example, of which a get_request() may read more than once.
+        return False
+    with sock:
+        return sock.type == socket.SOCK_DGRAM or is_listening(sock)
 
 
 def _is_hook(frame: FrameType | None, error: BaseException) -> bool:

@@ -57,11 +57,17 @@ class State:
         if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_DGRAM:
             return
         max_packet_size: int = getattr(server, "max_packet_size", UDPServer.max_packet_size)
-        if self._receiver is None or self._receiver.socket is not sock:
-            self._receiver = DatagramReceiver(sock, max_packet_size, sock.gettimeout())
+        receiver = self._receiver
+        if (
+            receiver is None
+            or receiver.socket is not sock
+            or receiver.max_packet_size != max_packet_size
+        ):
+            receiver = DatagramReceiver(sock, max_packet_size, sock.gettimeout())
+            self._receiver = receiver
         # There is none, or something is wrong, as get_request() is about to find.
         with contextlib.suppress(OSError):
-            self.arrival = self._receiver.peek()
+            self.arrival = receiver.peek()
 
     def take_arrival(self, data: object, sock: object, client_address: object) -> Arrival | None:
         """What was told of the datagram that get_request() has returned."""

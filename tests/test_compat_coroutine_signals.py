@@ -119,6 +119,31 @@ print("ended")"""
     assert run(loop, body) == "ended\n"
 
 
+@pytest.mark.parametrize("server", ["OnLoop, Coroutine", "InGreenlets, Legacy"])
+def test_one_that_is_set_while_requests_are_served_does_too(loop: str, server: str) -> None:
+    cls, handler = server.split(", ")
+    body = f"""\
+class Server({cls}):
+    def verify_request(self, request, client_address):
+        self.count += 1
+        if self.count == 2:
+            signal.signal(signal.SIGTERM, raises(Enough))
+        return True
+    count = 0
+def clients():
+    for _ in range(2):
+        visit(server.server_address, 1, threading.Event())
+    # It ends the waiting, and no request: see docs/migration.md.
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+with Server(("127.0.0.1", 0), {handler}) as server:
+    threading.Thread(target=clients).start()
+    try:
+        server.serve_forever()
+    except Enough:
+        print("ended")"""
+    assert run(loop, body) == "ended\n"
+
+
 def test_sys_exit_ends_the_program(loop: str) -> None:
     body = """\
 server = OnLoop(("127.0.0.1", 0), Coroutine)

@@ -88,6 +88,21 @@ def get_into_a_buffer(server: Any) -> Any:
     return (bytes(buffer[:size]), server.socket), client_address
 
 
+def get_request_by_a_duplicate(server: Any) -> Any:
+    with server.socket.dup() as duplicate:
+        if server.socket_type == socket.SOCK_STREAM:
+            return duplicate.accept()
+        data, client_address = duplicate.recvfrom(100)
+        return (data, server.socket), client_address
+
+
+def get_request_from_the_listener(server: Any) -> Any:
+    if server.socket_type == socket.SOCK_STREAM:
+        return server.listener.accept()
+    data, client_address = server.listener.recvfrom(100)
+    return (data, server.listener), client_address
+
+
 def server_with_a_thief(
     family: str, way: str, tmp_path: Path, get_request: Callable[[Any], Any] = get_request_by_super
 ) -> Any:
@@ -195,6 +210,7 @@ GET_REQUESTS = [
     get_request_that_blocks,
     get_message,
     get_into_a_buffer,
+    get_request_by_a_duplicate,
 ]
 
 
@@ -207,6 +223,18 @@ def test_however_get_request_takes(
         get_request = get_request_by_itself
     server = server_with_a_thief(family, "coroutines", tmp_path, get_request)
     with serving(server, tmp_path, server.serve_forever):
+        with open_client(server, tmp_path) as client:
+            exchange(client, b"before it")
+        rob(server, tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whatever_the_server_calls_its_socket(loop: str, family: str, tmp_path: Path) -> None:
+    server = server_with_a_thief(family, "coroutines", tmp_path, get_request_from_the_listener)
+    # As a subclass of BaseServer may, which needs no `socket` but fileno().
+    server.listener, server.socket = server.socket, socket.socket()
+    server.fileno = server.listener.fileno
+    with server.listener, serving(server, tmp_path, server.serve_forever):
         with open_client(server, tmp_path) as client:
             exchange(client, b"before it")
         rob(server, tmp_path)

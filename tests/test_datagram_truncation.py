@@ -136,6 +136,21 @@ async def test_an_overridden_get_request_need_not_look(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_an_overridden_get_request_may_take_less(kind: str, tmp_path: Path) -> None:
+    def get_request(self: Any) -> Any:
+        data, address = self.socket.recvfrom(1024)
+        return (data, self.socket), address
+
+    async with make(kind, tmp_path, get_request=get_request) as server:
+        await server.start_serving()
+        with connect(server, tmp_path) as client:
+            for size, told in ((1024, b"1024 None"), (9000, b"1024 9000")):
+                client.send(bytes(size))
+                assert await receive(client) == told
+    assert server.statistics.datagrams_truncated == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_an_overridden_get_request_that_takes_more_has_the_whole(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

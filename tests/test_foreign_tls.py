@@ -13,9 +13,11 @@ import pytest
 from aiosocketserver import (
     ForkingTCPServer,
     GreenletTCPServer,
+    StartError,
     StreamRequestHandler,
     TCPServer,
     ThreadingTCPServer,
+    serving,
 )
 from tests.support import ask, client_of, until_later
 from tests.tls_support import BlockingClient, Certificates, blocking_client
@@ -61,6 +63,30 @@ async def test_a_listening_ssl_socket_is_refused_at_the_start(
         server.socket = context.wrap_socket(server.socket, server_side=True)
         with pytest.raises(TypeError, match=r"is an ssl\.SSLSocket.* ssl_context=context"):
             await getattr(server, start)()
+
+
+@pytest.mark.parametrize("takes_sock", [False, True])
+def test_one_of_a_class_that_is_deployed_is_refused(
+    takes_sock: bool, certificates: Certificates
+) -> None:
+    """It was replaced by the service's own socket, on which nothing was encrypted."""
+
+    class Wraps(TCPServer):
+        def __init__(self, address: Any, **options: Any) -> None:
+            super().__init__(address, Echo, **options)
+            context = certificates.server_context()
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+
+    class TakesSock(Wraps):
+        def __init__(self, address: Any, sock: socket.socket, **options: Any) -> None:
+            super().__init__(None, sock=sock, **options)
+
+    target = TakesSock if takes_sock else Wraps
+    with (
+        pytest.raises(StartError, match=f"{target.__name__} has wrapped .* ssl_context=context"),
+        serving(target, "tcp://127.0.0.1:0"),
+    ):
+        pass
 
 
 async def test_one_that_a_hook_has_made_is_refused_as_well(certificates: Certificates) -> None:

@@ -103,18 +103,24 @@ async def test_it_accepts_as_socketservers_may(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("set_by", ["the program", "get_request"])
 @pytest.mark.parametrize("time_out", [None, 60], ids=["no time-out", "time-out"])
-async def test_it_may_find_nobody_there(kind: str, time_out: float | None, tmp_path: Path) -> None:
+async def test_it_may_find_nobody_there(
+    kind: str, time_out: float | None, set_by: str, tmp_path: Path
+) -> None:
     """As when another process that shares the socket was faster."""
     stolen: list[socket.socket] = []
 
     def get_request(self: Any) -> Any:
         if not stolen:
             stolen.append(self.socket.accept()[0])
+        if set_by == "get_request":
+            self.socket.settimeout(time_out)
         return self.socket.accept()
 
     async with make(kind, tmp_path, get_request=get_request) as server:
-        server.socket.settimeout(time_out)
+        if set_by == "the program":
+            server.socket.settimeout(time_out)
         with Rescuer(server):
             await server.start_serving()
             with socket.socket(server.address_family) as client:

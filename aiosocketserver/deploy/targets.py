@@ -17,6 +17,7 @@ from typing import Any
 import aiosocketserver as servers
 
 from .._handler_kinds import HandlerKind, handler_kind
+from .._ssl import has_ssl, ssl
 from ..addresses import AF_UNIX
 from ..datagram_server import UDPServer
 from ..handlers import DatagramRequestHandler, StreamRequestHandler
@@ -130,6 +131,13 @@ def make_server(target: Any, opened: OpenSocket, options: Mapping[str, Any]) -> 
         kind = "datagrams" if opened.is_stream else "connections"
         raise TargetError(f"{_name(target)} is for {kind}, and cannot be served on {opened}")
     if server.socket is not opened.sock:
+        if has_ssl() and isinstance(server.socket, ssl.SSLSocket):
+            server.server_close()
+            raise TargetError(
+                f"{_name(target)} has wrapped its socket in TLS, and another one takes its place "
+                f"for {opened}, on which nothing would be encrypted: leave it a plain socket, and "
+                "give the server ssl_context=context, or the service a certfile"
+            )
         server.socket.close()
         server._take_over(opened.sock)
     return server
