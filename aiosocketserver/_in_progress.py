@@ -209,6 +209,10 @@ class InThread(InProgress):
         if self.loop_call is not None:
             self.loop_call.cancel()
 
+    def abort(self) -> None:
+        # It may just have been about to wait.
+        self.cancel()
+
 
 class InChild(InProgress):
     """A request that a legacy handler serves in a forked child."""

@@ -394,10 +394,12 @@ class Serving:
 
 def _takes_requests(descriptor: int) -> bool:
     """Whether it is a socket that listens, or one of datagrams, which come one at a time."""
+    duplicate = os.dup(descriptor)
     try:
-        sock = socket.socket(fileno=os.dup(descriptor))
+        sock = socket.socket(fileno=duplicate)
     except OSError:
         # A pipe, for example, of which a get_request() may read more than once.
+        os.close(duplicate)
         return False
     with sock:
         return sock.type == socket.SOCK_DGRAM or is_listening(sock)

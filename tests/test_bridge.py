@@ -162,6 +162,38 @@ async def test_shutdown_cuts_what_a_thread_waits_for_on_the_loop() -> None:
     assert "was cancelled" in str(errors.get_nowait())
 
 
+async def test_shutdown_cuts_what_a_thread_is_about_to_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = asyncio.Event()
+    errors: SimpleQueue[Exception] = SimpleQueue()
+    to_loop = asyncio.run_coroutine_threadsafe
+
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    def call(self: Calling) -> None:
+        def slowly(*arguments: Any) -> Any:
+            future = to_loop(*arguments)
+            self.request.recv(1)  # ends when the connection is cut
+            return future
+
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", slowly)
+        try:
+            self.server.run_on_loop(wait)
+        except RuntimeError as error:
+            errors.put(error)
+
+    async with threading_server(call) as server:
+        await server.start_serving()
+        async with client_of(server.server_address):
+            await begun.wait()
+            report = await server.shutdown(timeout=0)
+    assert (report.cut, report.abandoned) == (1, 0)
+    assert "was cancelled" in str(errors.get_nowait())
+
+
 def call_from_a_thread(
     server: aiosocketserver.TCPServer, function: Callable[..., Any]
 ) -> SimpleQueue[Any]:
