@@ -1,6 +1,7 @@
 # Needs git, make and a Python of at least 3.11; the rest is installed into .venv.
 #
 #   make serve     run the demo server until Ctrl-C
+#   make quick     a first answer in two minutes: ruff, and the tests that run on an event loop
 #   make test      run every check: linters, type checkers, tests on each Python found, coverage
 #   make test-cpython   run CPython's own tests with compat in the place of socketserver
 #   make test-foreign   run tests of Django, fakeredis and Werkzeug in the same way
@@ -44,13 +45,16 @@ unexport PYTHONDONTWRITEBYTECODE
 # What its makers have to say of the theme's successor is not for every build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: serve test test-cpython test-foreign lint docs pictures format mutants bench soak clean
+.PHONY: serve quick test test-cpython test-foreign lint docs pictures format mutants bench soak clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVES)
 	@echo "to talk to it from another terminal: nc 127.0.0.1 9999"
 	@# make would report Ctrl-C as an error: the shell takes the signal too, and ends well.
 	@trap : INT; $(RUN) examples/echo.py || [ $$? = 130 ]
+
+quick: $(CHECKS)
+	@$(RUN) tools/checks.py quick
 
 test: $(CHECKS) $(OTHER_CHECKS)
 	@$(RUN) tools/checks.py test $(RUN) $(OTHERS:%=.venv/python%/bin/python)

@@ -89,6 +89,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="leave out the tests that run on no event loop of --loops",
     )
     parser.addoption(
+        "--part",
+        metavar="K/N",
+        help="run the K-th of N parts, which are whole files, one after another to each part",
+    )
+    parser.addoption(
         "--grace",
         type=float,
         default=2.0,
@@ -106,9 +111,16 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept = list(items)
     if config.getoption("--only-on-loops"):
-        config.hook.pytest_deselected(items=[item for item in items if not is_async_test(item)])
-        items[:] = [item for item in items if is_async_test(item)]
+        kept = [item for item in kept if is_async_test(item)]
+    if part := config.getoption("--part"):
+        k, n = map(int, part.split("/"))
+        chosen = set(sorted({item.path for item in kept})[k - 1 :: n])
+        kept = [item for item in kept if item.path in chosen]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
 
 
 # --- a test that hangs ---

@@ -171,3 +171,21 @@ def test_a_missing_program_skips_a_test_or_fails_it(
     )
     for outcome in run_samples(tmp_path, "-k", "test_program", require_all=True)["test_program"]:
         assert "AIOSOCKETSERVER_REQUIRE_ALL is set" in outcome
+
+
+def test_parts_are_all_of_it_and_each_test_once(tmp_path: Path) -> None:
+    found = []
+    for part in ("1/2", "2/2"):
+        folder = tmp_path / part[0]
+        folder.mkdir()
+        for number in range(3):
+            (folder / f"test_extra_{number}.py").write_text(f"def test_extra_{number}(): pass\n")
+        found.append(set(run_samples(folder, "--part", part, "-k", "extra or clean")))
+    first, second = found
+    assert first == {"test_extra_0", "test_extra_2"}
+    assert second == {"test_extra_1", "test_clean", "test_clean_sync"}
+
+
+def test_tests_without_a_loop_are_left_out_when_asked(tmp_path: Path) -> None:
+    options = "--only-on-loops", "--loops", "asyncio", "-k", "test_clean"
+    assert run_samples(tmp_path, *options) == {"test_clean": ["passed"]}

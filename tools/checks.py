@@ -1,4 +1,6 @@
-"""Run the project's checks: `checks.py lint`, or `checks.py test PYTHON...` for all of them.
+"""Run the project's checks: `checks.py lint`, `checks.py quick`, or `checks.py test PYTHON...`.
+
+`quick` is for a first answer: ruff, and the tests that run on an event loop, on asyncio and uvloop.
 
 `test` runs the test suite under each interpreter given, the newest first, a few at a time, beside
 the linters, the type checkers and the build of the documentation. All tests run on the newest and
@@ -18,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Tests wait more than they compute: three of their runs keep two processors busy.
 AT_ONCE = 3
+QUICK_PARTS = 4
 # Tests of what no version of Python changes: the benchmarks' tools, the pages and their pictures.
 ONCE = (
     "tests/examples/test_pages_of_examples.py",
@@ -57,11 +60,15 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
-def lint_checks() -> list[Check]:
-    checks = [
+def ruff_checks() -> list[Check]:
+    return [
         Check("ruff check", python("-m", "ruff", "check", "--quiet")),
         Check("ruff format", python("-m", "ruff", "format", "--check", "--quiet")),
     ]
+
+
+def lint_checks() -> list[Check]:
+    checks = ruff_checks()
     # The oldest and the newest version: code may stand behind a test of sys.version_info.
     for version in ("3.11", "3.13"):
         checks += [
@@ -91,18 +98,28 @@ def test_checks(interpreters: list[str]) -> list[Check]:
     newest, *others = interpreters
     ignored = [f"--ignore={path}" for path in ONCE]
     checks = [
-        pytest_check(newest, "asyncio", *ignored, measured=True),
-        pytest_check(newest, "eager,uvloop", "--only-on-loops"),
-        pytest_check(newest, "asyncio,uvloop", *ONCE),
+        pytest_check(newest, "on asyncio", "--loops=asyncio", *ignored, measured=True),
+        pytest_check(newest, "on other loops", "--loops=eager,uvloop", "--only-on-loops"),
+        pytest_check(newest, "what runs once", *ONCE),
     ]
     if others:
         *between, oldest = others
-        checks.insert(1, pytest_check(oldest, "asyncio,uvloop", *ignored))
-        checks += [pytest_check(each, "asyncio,eager", "--only-on-loops") for each in between]
+        checks.insert(1, pytest_check(oldest, "on all loops", *ignored))
+        loops = "--loops=asyncio,eager", "--only-on-loops"
+        checks += [pytest_check(each, "on asyncio's loops", *loops) for each in between]
     return checks
 
 
-def pytest_check(interpreter: str, loops: str, *arguments: str, measured: bool = False) -> Check:
+def quick_checks() -> list[Check]:
+    # They wait most of the time: on two cores, four at once take half as long as two.
+    arguments = "--loops=asyncio,uvloop", "--only-on-loops", "--ignore=tests/faults"
+    parts = [f"{k + 1}/{QUICK_PARTS}" for k in range(QUICK_PARTS)]
+    return [
+        pytest_check(sys.executable, f"part {part}", f"--part={part}", *arguments) for part in parts
+    ]
+
+
+def pytest_check(interpreter: str, name: str, *arguments: str, measured: bool = False) -> Check:
     version = subprocess.run(
         [interpreter, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
         capture_output=True,
@@ -110,11 +127,11 @@ def pytest_check(interpreter: str, loops: str, *arguments: str, measured: bool =
         check=True,
     ).stdout.strip()
     coverage = ["-m", "coverage", "run"] if measured else []
-    # Runs that go on at the same time must not share it.
-    cache = f"cache_dir=.pytest_cache/{version}-{loops}"
+    # Without the cache, which runs at the same time must not share.
+    options = ["-p", "no:cacheprovider"]
     return Check(
-        f"pytest on Python {version}, {loops}",
-        [interpreter, *coverage, "-m", "pytest", "-o", cache, "--loops", loops, *arguments],
+        f"pytest on Python {version}, {name}",
+        [interpreter, *coverage, "-m", "pytest", *options, *arguments],
     )
 
 
@@ -132,31 +149,32 @@ def coverage_checks() -> list[Check]:
     ]
 
 
+def run_all(checks: list[Check], at_once: int = AT_ONCE) -> None:
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(Check.run, checks))
+
+
 def main(arguments: list[str]) -> int:
+    lints, tests, coverage = lint_checks(), list[Check](), list[Check]()
     match arguments:
-        case ["lint"] | ["test", _, *_]:
-            interpreters = arguments[1:]
+        case ["lint"]:
+            run_all(lints)
+        case ["quick"]:
+            lints, tests = ruff_checks(), quick_checks()
+            run_all(tests + lints, QUICK_PARTS)
+        case ["test", *interpreters] if interpreters:
+            # CPython's come first, so that pytest's summary comes last.
+            tests = [cpython_check(interpreters), *test_checks(interpreters)]
+            lints.append(docs_check())
+            coverage = coverage_checks()
+            subprocess.run(python("-m", "coverage", "erase"), cwd=ROOT, check=True)
+            # The tests take longest, so they start first.
+            run_all(tests + lints)
+            for check in coverage:
+                check.run()
         case _:
             print(__doc__, file=sys.stderr)
             return 2
-
-    lints = lint_checks()
-    tests = test_checks(interpreters) if interpreters else []
-    if tests:
-        # First, so that pytest's summary comes last.
-        tests.insert(0, cpython_check(interpreters))
-        lints.append(docs_check())
-    coverage: list[Check] = []
-
-    if tests:
-        subprocess.run(python("-m", "coverage", "erase"), cwd=ROOT, check=True)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        # The tests take longest, so they start first.
-        list(pool.map(Check.run, tests + lints))
-    if tests:
-        coverage = coverage_checks()
-        for check in coverage:
-            check.run()
 
     for check in lints + coverage + tests:
         if check.output.strip() and not (check in lints and check.passed):
