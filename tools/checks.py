@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Tests wait more than they compute: three of their runs keep two processors busy.
-AT_ONCE = 3
-QUICK_PARTS = 4
+# Tests wait more than they compute: four of their runs keep two processors busy.
+AT_ONCE = 4
 # Tests of what no version of Python changes: the benchmarks' tools, the pages and their pictures.
 ONCE = (
     "tests/examples/test_pages_of_examples.py",
@@ -97,25 +96,30 @@ def test_checks(interpreters: list[str]) -> list[Check]:
     """
     newest, *others = interpreters
     ignored = [f"--ignore={path}" for path in ONCE]
-    checks = [
-        pytest_check(newest, "on asyncio", "--loops=asyncio", *ignored, measured=True),
-        pytest_check(newest, "on other loops", "--loops=eager,uvloop", "--only-on-loops"),
-        pytest_check(newest, "what runs once", *ONCE),
-    ]
+    checks = parts(newest, "on asyncio", "--loops=asyncio", *ignored, measured=True)
     if others:
-        *between, oldest = others
-        checks.insert(1, pytest_check(oldest, "on all loops", *ignored))
-        loops = "--loops=asyncio,eager", "--only-on-loops"
-        checks += [pytest_check(each, "on asyncio's loops", *loops) for each in between]
+        checks += parts(others[-1], "on all loops", *ignored)
+    checks.append(pytest_check(newest, "on other loops", "--loops=eager,uvloop", "--only-on-loops"))
+    loops = "--loops=asyncio,eager", "--only-on-loops"
+    checks += [pytest_check(each, "on asyncio's loops", *loops) for each in others[:-1]]
+    checks.append(pytest_check(newest, "what runs once", *ONCE))
     return checks
 
 
 def quick_checks() -> list[Check]:
-    # They wait most of the time: on two cores, four at once take half as long as two.
     arguments = "--loops=asyncio,uvloop", "--only-on-loops", "--ignore=tests/faults"
-    parts = [f"{k + 1}/{QUICK_PARTS}" for k in range(QUICK_PARTS)]
+    return parts(sys.executable, "on loops", *arguments, n=AT_ONCE)
+
+
+def parts(
+    interpreter: str, name: str, *arguments: str, n: int = 2, measured: bool = False
+) -> list[Check]:
+    """One run in *n* parts, which may go on at the same time."""
     return [
-        pytest_check(sys.executable, f"part {part}", f"--part={part}", *arguments) for part in parts
+        pytest_check(
+            interpreter, f"{name}, part {k}", *arguments, f"--part={k}/{n}", measured=measured
+        )
+        for k in range(1, n + 1)
     ]
 
 
@@ -149,8 +153,8 @@ def coverage_checks() -> list[Check]:
     ]
 
 
-def run_all(checks: list[Check], at_once: int = AT_ONCE) -> None:
-    with ThreadPoolExecutor(at_once) as pool:
+def run_all(checks: list[Check]) -> None:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(Check.run, checks))
 
 
@@ -161,7 +165,7 @@ def main(arguments: list[str]) -> int:
             run_all(lints)
         case ["quick"]:
             lints, tests = ruff_checks(), quick_checks()
-            run_all(tests + lints, QUICK_PARTS)
+            run_all(tests + lints)
         case ["test", *interpreters] if interpreters:
             # CPython's come first, so that pytest's summary comes last.
             tests = [cpython_check(interpreters), *test_checks(interpreters)]
