@@ -81,12 +81,22 @@ class ForkingMixIn(_Base):
             return super().process_request(request, client_address)
         # Or the child would write what is buffered a second time.
         flush_standard_streams()
-        pid = start_child(functools.partial(self._run_child, request, client_address))
+        pid, raised = start_child(functools.partial(self._run_child, request, client_address))
         entry = InChild(client_address, pid, awaited=self.block_on_close)
         self._requests.begun(entry)
         assert self._loop is not None
         entry.watch = ChildWatch(self._loop, pid, functools.partial(self._reap, entry, os.WNOHANG))
         self.close_request(request)
+        if raised is not None:
+            if exit_in(raised) is not None:
+                raise raised
+            self._client_log.exception(
+                "the child %d serves %r, although os.fork() has raised an error",
+                raised,
+                pid,
+                client_address,
+                extra=entry.log_extra(),
+            )
         return None
 
     def _run_child(self, request: Any, client_address: Any) -> int:

@@ -198,7 +198,9 @@ if hasattr(os, "fork"):
             if serve_coroutine(server, request, client_address):
                 return
             self.collect_children()
-            pid = start_child(functools.partial(_serve_in_child, server, request, client_address))
+            pid, raised = start_child(
+                functools.partial(_serve_in_child, server, request, client_address)
+            )
             if self.active_children is None:
                 self.active_children = set()
             self.active_children.add(pid)
@@ -208,7 +210,11 @@ if hasattr(os, "fork"):
                 state.child_watches[pid] = ChildWatch(
                     serving.loop, pid, functools.partial(_reap, self, state, pid, os.WNOHANG)
                 )
-            server.close_request(request)
+            try:
+                if raised is not None:
+                    _tell_of_fork(server, raised, request, client_address)
+            finally:
+                server.close_request(request)
 
         def collect_children(self, *, blocking: bool = False) -> None:
             """Reap the children that have ended; with `blocking`, wait for all of them."""
@@ -233,6 +239,15 @@ if hasattr(os, "fork"):
         finally:
             server.shutdown_request(request)
         return status
+
+    def _tell_of_fork(
+        server: Engine, raised: BaseException, request: Any, client_address: Any
+    ) -> None:
+        """Tell of an error of os.fork() as socketserver does; the child serves all the same."""
+        try:
+            raise raised
+        except Exception:  # noqa: BLE001 - handle_error() reports it
+            server.handle_error(request, client_address)
 
     def _reap(server: ForkingMixIn, state: State, pid: int, flags: int) -> None:
         try:
