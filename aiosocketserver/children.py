@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ._cpython import set_running_loop
+
 
 class _HasDescriptors(Protocol):
     def _close_in_child(self, kept: object) -> None:
@@ -98,7 +100,7 @@ def _leave_loop() -> None:
     something from it here would remove it there.
     """
     signal.set_wakeup_fd(-1)
-    asyncio._set_running_loop(None)
+    set_running_loop(None)
     for number in signal.valid_signals():
         if is_from_loop(signal.getsignal(number)):
             signal.signal(number, _pass_once if number == signal.SIGINT else signal.SIG_DFL)
