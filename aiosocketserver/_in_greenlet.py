@@ -8,17 +8,18 @@ that need not wait switches nowhere, and what waits is a stack and nothing else
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from ._cpython import enter_loop, get_running_loop, leave_loop, set_running_loop
 from .bridge import carry_exit, result_of
 
 R = TypeVar("R")
-
-_set_running_loop = asyncio._set_running_loop
 
 # Greenlets kept for the next request: a new one costs a new stack.
 _MOST_IDLE = 64
@@ -36,6 +37,8 @@ class GreenletPool:
         self._idle: list[HandlerGreenlet] = []
         # What every greenlet switches to when it has to wait.
         self.leave: Callable[[], Any] = getcurrent().switch
+        # The thread's hooks for asynchronous generators while `loop` runs.
+        self.asyncgen_hooks: Any = None
 
     def start(
         self, function: Callable[[Any, Any], object], first: Any, second: Any, context: Context
@@ -61,6 +64,8 @@ class HandlerGreenlet(greenlet):
     def __init__(self, pool: GreenletPool) -> None:
         super().__init__(self._run_jobs)
         self._pool = pool
+        if pool.asyncgen_hooks is None:
+            pool.asyncgen_hooks = sys.get_asyncgen_hooks()
         self._job: tuple[Callable[[Any, Any], object], Any, Any] | None = None
         self._context: Context | None = None
         self._waits_for: Any = None
@@ -88,16 +93,22 @@ class HandlerGreenlet(greenlet):
         """Run a function, with its two arguments, until it waits or returns."""
         self._job = job
         self._context = self.gr_context = context
-        self.resume()
-
-    def resume(self, _: object = None) -> None:
-        """Go on with it, from outside: what it waited for is done."""
-        # Legacy code may run a loop of its own, with asyncio.run() say.
-        _set_running_loop(None)
+        # Legacy code may run a loop of its own, with asyncio.run() for example. The caller
+        # may be a task: that of the connection.
+        left = leave_loop()
         try:
             self.switch()
         finally:
-            _set_running_loop(self._pool.loop)
+            enter_loop(left)
+
+    def resume(self, _: object = None) -> None:
+        """Go on with it: what it waited for is done. Callbacks of the loop only."""
+        # As in begin(); a callback runs in no task.
+        set_running_loop(None)
+        try:
+            self.switch()
+        finally:
+            set_running_loop(self._pool.loop)
 
     def wait(self, awaited: Any) -> None:
         """Give way until `awaited`, something that a coroutine has yielded, is done."""
@@ -108,7 +119,11 @@ class HandlerGreenlet(greenlet):
                 awaited.add_done_callback(self.resume, context=self._context)
             self._waits_for = awaited
             try:
-                self._pool.leave()
+                if get_running_loop() is None:
+                    self._pool.leave()
+                else:
+                    with self.on_servers_loop():
+                        self._pool.leave()
             except GreenletExit:
                 # The loop has ended, and nobody has kept what waited on it.
                 self.is_cancelled = True
@@ -119,6 +134,19 @@ class HandlerGreenlet(greenlet):
             raise error
         if awaited is not None:
             awaited.result()
+
+    @contextmanager
+    def on_servers_loop(self) -> Generator[None]:
+        """Within it, the server's loop is the running one, and not one that the handler runs."""
+        own = leave_loop()
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(*self._pool.asyncgen_hooks)
+        set_running_loop(self._pool.loop)
+        try:
+            yield
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+            enter_loop(own)
 
     def cancel(self, message: str) -> None:
         """Have a CancelledError raised where it waits, or where it waits next."""
@@ -169,11 +197,8 @@ def await_in_task(
 ) -> R:
     """Run anybody's coroutine function in a task of its own, and give way until it has returned."""
     # A task may begin as it is made (asyncio.eager_task_factory).
-    _set_running_loop(loop)
-    try:
+    with this.on_servers_loop():
         task = loop.create_task(carry_exit(function, *args, **kwargs))
-    finally:
-        _set_running_loop(None)
     try:
         if not task.done():
             this.wait(task)

@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ._cpython import set_running_loop
+
 
 class _HasDescriptors(Protocol):
     def _close_in_child(self, kept: object) -> None:
@@ -25,17 +27,19 @@ _LOOK = 0.1
 live_servers: weakref.WeakSet[_HasDescriptors] = weakref.WeakSet()
 
 
-def start_child(serve: Callable[[], int]) -> int:
+def start_child(serve: Callable[[], int]) -> tuple[int, BaseException | None]:
     """Fork a child that calls `serve` and exits with what it returns; the process id.
 
-    `serve` begins without the parent's loop, and calls `leave_servers` for the rest.
-    The child never returns; whatever `serve` raises ends it with exit code 1.
+    Beside it what `os.fork` has raised although the child exists, for the caller to tell of
+    when it has kept the id. `serve` begins without the parent's loop, and calls
+    `leave_servers` for the rest. The child never returns; whatever `serve` raises ends it
+    with exit code 1.
     """
     # A signal that comes before the child has left the loop would be the loop's, in
     # both processes. It waits.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        pid = os.fork()
+        pid, raised = _fork()
         if not pid:
             status = 1
             try:
@@ -48,7 +52,38 @@ def start_child(serve: Callable[[], int]) -> int:
                 os._exit(status & 0xFF)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return pid
+    return pid, raised
+
+
+def _fork() -> tuple[int, BaseException | None]:
+    """`os.fork`, and what it has raised although the child exists.
+
+    Python 3.12 and later warn in the parent of threads. From 3.15 on that warning, where it
+    is an error, is raised in the place of the process id, and the child would be nobody's:
+    so the child tells its id itself. To look for such warnings with `catch_warnings` would
+    have every warning of the process given once more after each fork.
+    """
+    try:
+        reading, writing = os.pipe()
+    except OSError:
+        # No descriptor is left. The child may do without.
+        return os.fork(), None
+    pid, raised = 0, None
+    try:
+        try:
+            pid = os.fork()
+            if not pid:
+                os.write(writing, b"%d" % os.getpid())
+        finally:
+            os.close(writing)
+    except BaseException as error:
+        # Empty when there is no child.
+        pid, raised = int(os.read(reading, 32) or 0), error
+        if not pid:
+            raise
+    finally:
+        os.close(reading)
+    return pid, raised
 
 
 def flush_standard_streams() -> None:
@@ -68,7 +103,7 @@ def _leave_loop() -> None:
     something from it here would remove it there.
     """
     signal.set_wakeup_fd(-1)
-    asyncio._set_running_loop(None)
+    set_running_loop(None)
     for number in signal.valid_signals():
         if is_from_loop(signal.getsignal(number)):
             signal.signal(number, _pass_once if number == signal.SIGINT else signal.SIG_DFL)

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._back_off import FIRST_BACK_OFF, BackOff, is_shortage
 from ._client_log import ClientLog
+from ._cpython import MUST_CANCEL, references_to
 from ._in_progress import InTask, RequestsInProgress, current
 from ._waiter import Waiter
 
@@ -236,10 +236,10 @@ class DatagramDispatcher:
         task = asyncio.current_task()
         assert task is not None
         waiter = Waiter(self._loop)
-        references = sys.getrefcount(task)
+        references = references_to(task)
         before = copy_context()
         # Somebody who still holds the task may cancel it when it serves another datagram.
-        while _is_pristine(task, before) and sys.getrefcount(task) == references:
+        while _is_pristine(task, before) and references_to(task) == references:
             if self._queue and self._room() > 0:
                 # One for each datagram, as its handler's own tasks inherit it.
                 request, client_address = self._queue.popleft()
@@ -269,8 +269,5 @@ class DatagramDispatcher:
 def _is_pristine(task: asyncio.Task[None], before: Context) -> bool:
     """Whether the next handler in this worker would not notice those before it."""
     return (
-        not task.cancelling()
-        # Before Python 3.13, uncancel() leaves a cancellation on its way.
-        and not getattr(task, "_must_cancel", False)
-        and copy_context() == before
+        not task.cancelling() and not getattr(task, MUST_CANCEL, False) and copy_context() == before
     )

@@ -87,13 +87,23 @@ class ForkingMixIn(_Base):
         flush_standard_streams()
         # Before the fork, for whatever fails after it is no reason to fork again.
         entry = InChild(client_address, 0, awaited=self.block_on_close)
-        entry.pid = start_child(functools.partial(self._run_child, request, client_address))
+        entry.pid, raised = start_child(functools.partial(self._run_child, request, client_address))
         self._requests.begun(entry)
         assert self._loop is not None
         entry.watch = ChildWatch(
             self._loop, entry.pid, functools.partial(self._reap, entry, os.WNOHANG)
         )
         self.close_request(request)
+        if raised is not None:
+            if exit_in(raised) is not None:
+                raise raised
+            self._client_log.exception(
+                "the child %d serves %r, although os.fork() has raised an error",
+                raised,
+                entry.pid,
+                client_address,
+                extra=entry.log_extra(),
+            )
 
     def _run_child(self, request: Any, client_address: Any) -> int:
         """Serve one request in the child; its exit code."""

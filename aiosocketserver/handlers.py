@@ -97,6 +97,22 @@ class BaseRequestHandler:
         """Called after `handle`, also when that has raised. May be overridden."""
 
 
+_AWAIT = BaseRequestHandler.__await__
+
+
+def coroutine_of(made: Any) -> Any:
+    """What the server awaits for `made`, which a hook returned: of a handler, its coroutine.
+
+    `python -m asyncio ps` and `asyncio.capture_call_graph` (Python 3.14) follow what a
+    coroutine awaits, and would end at `__await__`. One that a class has overridden is called.
+    """
+    if not isinstance(made, BaseRequestHandler) or type(made).__await__ is not _AWAIT:
+        return made
+    if not made._awaited:
+        del made._awaited
+    return made._serve()
+
+
 class StreamRequestHandler(BaseRequestHandler):
     """A handler with `self.rfile` and `self.wfile` for stream sockets.
 

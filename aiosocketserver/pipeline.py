@@ -15,7 +15,7 @@ from ._handler_kinds import HandlerKind, run_legacy
 from ._in_progress import InTask, InWaiting, RequestsInProgress, current
 from ._starts import Starts
 from .failures import RequestFailures, awaitable, is_closing
-from .handlers import BaseRequestHandler
+from .handlers import BaseRequestHandler, coroutine_of
 
 # What was made for an overridden finish_request() or process_request() to await.
 _to_await: ContextVar[list[BaseRequestHandler | Coroutine[Any, Any, None]] | None] = ContextVar(
@@ -97,14 +97,14 @@ class RequestPipeline(RequestFailures):
             if self._secures:
                 request = await self._secured(entry)
             if self._goes_straight:
-                await self.RequestHandlerClass(request, client_address, self)
+                await coroutine_of(self.RequestHandlerClass(request, client_address, self))
                 self.shutdown_request(request)
             elif self._checks_processing:
                 await self._process_checked(request, client_address)
             else:
                 processing = self.process_request(request, client_address)
                 if awaitable(processing):
-                    await processing
+                    await coroutine_of(processing)
         except BaseException as error:
             # None while an eager task has not waited yet, which nobody can have forgotten.
             if entry.task is not None and is_closing(error, entry.task):
@@ -239,7 +239,7 @@ class RequestPipeline(RequestFailures):
         if self._checks_awaiting:
             await self._finish_checked(request, client_address)
         else:
-            await self.RequestHandlerClass(request, client_address, self)
+            await coroutine_of(self.RequestHandlerClass(request, client_address, self))
         self.shutdown_request(request)
 
     async def _process_checked(self, request: Any, client_address: Any) -> None:
@@ -252,7 +252,7 @@ class RequestPipeline(RequestFailures):
         try:
             processing = self.process_request(request, client_address)
             if awaitable(processing):
-                await processing
+                await coroutine_of(processing)
             del processing
         finally:
             _to_await.reset(token)
@@ -276,7 +276,7 @@ class RequestPipeline(RequestFailures):
         try:
             result = self.finish_request(request, client_address)
             if awaitable(result):
-                await result
+                await coroutine_of(result)
         finally:
             _to_await.reset(token)
         for handler in made:

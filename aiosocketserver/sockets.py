@@ -107,6 +107,11 @@ class StreamSocket(ReceivingSide):
         """
         if not isinstance(cast("object", context), ssl.SSLContext):
             raise TypeError(f"start_tls() needs an ssl.SSLContext, not {context!r}")
+        if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+            raise ValueError(
+                "start_tls() needs a context for a server, as ssl.create_default_context("
+                "ssl.Purpose.CLIENT_AUTH) makes it, and got one for a client"
+            )
         if self._tls is not None:
             raise RuntimeError("the connection is encrypted already")
         await self._flush()

@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from queue import Empty, SimpleQueue
-from typing import Any
+
+from ._cpython import event_loop_set_here, new_thread_name, register_before_threads_are_joined
 
 # Seconds that a thread waits for its next job, unless its pool says otherwise. Trio and
 # anyio chose 10 as well: long enough for the gaps of a busy server, short enough to give
@@ -32,7 +33,7 @@ def name_of_new_thread(target: Callable[..., object]) -> str:
     name = getattr(target, "__name__", None)
     if name is not None:
         template += f" ({name.replace('%', '%%')})"
-    return threading._newname(template)  # type: ignore[attr-defined, no-any-return]
+    return new_thread_name(template)
 
 
 class Job:
@@ -336,14 +337,7 @@ def _forget_event_loop() -> None:
     It is closed, as a rule, and the next job, which asks for the loop before it makes
     one, would get it. To set none for each job would take far longer than to look.
     """
-    # Python 3.16 has no policies any more.
-    policy: Any = getattr(asyncio.events, "_event_loop_policy", None)
-    try:
-        loop = None if policy is None else policy._local._loop
-    except AttributeError:
-        # A policy of somebody's own, which keeps its loops in its own way.
-        return
-    if loop is not None:
+    if event_loop_set_here() is not None:
         asyncio.set_event_loop(None)
 
 
@@ -355,10 +349,7 @@ def end_all_idle() -> list[threading.Thread]:
     return [thread for pool in list(_pools) for thread in pool.end_idle()]
 
 
-# The interpreter joins all threads that are not daemons before it runs what `atexit`
-# registers. The hook before that is not public; concurrent.futures needs it for the
-# same reason.
-threading._register_atexit(end_all_idle)  # type: ignore[attr-defined]
+register_before_threads_are_joined(end_all_idle)
 
 
 def _forget_threads() -> None:

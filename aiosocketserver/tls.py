@@ -163,18 +163,22 @@ def _made(make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
 
 def _check(context: ssl.SSLContext) -> None:
     """Raise ValueError for a context with which no handshake can succeed."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try:
+        server = context.wrap_bio(to_server, to_client, server_side=True)
+    except (ssl.SSLError, ValueError) as error:
+        # A ValueError from Python 3.14 on.
+        raise ValueError(
+            f"the ssl_context is not one for a server: {error}; "
+            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) makes one"
+        ) from error
     if context.sni_callback is not None:
         # It may bring another context for each name, with certificates of their own.
         return
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_mode = ssl.CERT_NONE
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     hello = client.wrap_bio(to_client, to_server)
-    try:
-        server = context.wrap_bio(to_server, to_client, server_side=True)
-    except ssl.SSLError as error:
-        raise ValueError(f"the ssl_context is not one for a server: {error}") from error
     try:
         hello.do_handshake()
     except ssl.SSLWantReadError:

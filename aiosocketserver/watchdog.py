@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import sysconfig
 import threading
 import time
@@ -19,6 +18,7 @@ import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ._cpython import frames_of_threads
 from .pipeline import RequestPipeline
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Watchdog(threading.Thread):
                 return
 
     def _look(self, begun: float) -> None:
-        frame = sys._current_frames().get(self._loop_thread)
+        frame = frames_of_threads().get(self._loop_thread)
         if frame is None:
             return
         server, entry, place = _holder(frame)
@@ -148,7 +148,7 @@ class Watchdog(threading.Thread):
         # More than once, for the loop's thread may have to wait for the processor.
         for _ in range(_LOOKS):
             self._stopped.wait(_MOMENT)
-            frame = sys._current_frames().get(self._loop_thread)
+            frame = frames_of_threads().get(self._loop_thread)
             if frame is None:
                 return True
             _, later, other = _holder(frame)

@@ -7,6 +7,7 @@ for the few differences. Other attributes of that module are found here as well.
 from __future__ import annotations
 
 import socketserver as _socketserver
+import warnings as _warnings
 from typing import Any
 
 from .install import install as install
@@ -25,9 +26,20 @@ __all__ = list(_names)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if not hasattr(_socketserver, name):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_socketserver, name)
+    attributes = vars(_socketserver)
+    if name in attributes:
+        return attributes[name]
+    try:
+        # What it computes it may warn of, as of __version__ from Python 3.15 on.
+        with _warnings.catch_warnings(record=True) as caught:
+            _warnings.simplefilter("always")
+            attribute = attributes["__getattr__"](name)
+    except (KeyError, AttributeError):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    for each in caught:
+        # The line to change is the caller's.
+        _warnings.warn(each.message, each.category, stacklevel=2)
+    return attribute
 
 
 def __dir__() -> list[str]:

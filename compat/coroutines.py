@@ -15,7 +15,7 @@ from aiosocketserver._in_progress import InTask
 from aiosocketserver.connections import ConnectionServer
 from aiosocketserver.datagram_socket import DatagramSocket
 from aiosocketserver.failures import awaitable
-from aiosocketserver.handlers import BaseRequestHandler
+from aiosocketserver.handlers import BaseRequestHandler, coroutine_of
 from aiosocketserver.pipeline import made_to_await
 
 from .loops import new_loop, without_running_loop
@@ -148,11 +148,11 @@ class CoroutineRequests(ConnectionServer):
         finish_request: Callable[..., Any] = self._server.finish_request
         result = finish_request(request, client_address)
         if awaitable(result):
-            await result
+            await coroutine_of(result)
         # finish_request() has no need to return the handler under socketserver.
         for handler in made_to_await() or ():
             if isinstance(handler, BaseRequestHandler) and not handler._awaited:
-                await handler
+                await coroutine_of(handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """The server's."""

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, cast
 
+from aiosocketserver._cpython import enter_loop, leave_loop, set_running_loop
+
 LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
 
 # For programs that cannot be edited.
@@ -62,31 +64,22 @@ def without_running_loop() -> Generator[None]:
     Legacy code may run a loop of its own, with `asyncio.run` say, wherever it could do
     so under socketserver.
     """
-    loop = asyncio._get_running_loop()
-    if loop is None:
-        yield
-        return
-    task = asyncio.current_task(loop)
-    if task is not None:
-        asyncio.tasks._leave_task(loop, task)
-    asyncio._set_running_loop(None)
+    left = leave_loop()
     try:
         yield
     finally:
-        asyncio._set_running_loop(loop)
-        if task is not None:
-            asyncio.tasks._enter_task(loop, task)
+        enter_loop(left)
 
 
 @contextlib.contextmanager
 def with_running_loop(loop: asyncio.AbstractEventLoop) -> Generator[None]:
     """The reverse, in legacy code that a callback of `loop` has called."""
-    before = asyncio._get_running_loop()
-    asyncio._set_running_loop(loop)
+    left = leave_loop()
+    set_running_loop(loop)
     try:
         yield
     finally:
-        asyncio._set_running_loop(before)
+        enter_loop(left)
 
 
 @contextlib.contextmanager

@@ -233,7 +233,9 @@ if hasattr(os, "fork"):
     def _start_child(
         forking: ForkingMixIn, server: Engine, request: Any, client_address: Any
     ) -> None:
-        pid = start_child(functools.partial(_serve_in_child, server, request, client_address))
+        pid, raised = start_child(
+            functools.partial(_serve_in_child, server, request, client_address)
+        )
         if forking.active_children is None:
             forking.active_children = set()
         forking.active_children.add(pid)
@@ -243,7 +245,11 @@ if hasattr(os, "fork"):
             state.child_watches[pid] = ChildWatch(
                 serving.loop, pid, functools.partial(_reap, forking, state, pid, os.WNOHANG)
             )
-        server.close_request(request)
+        try:
+            if raised is not None:
+                _tell_of_fork(server, raised, request, client_address)
+        finally:
+            server.close_request(request)
 
     def _serve_in_child(server: Engine, request: Any, client_address: Any) -> int:
         leave_servers()
@@ -256,6 +262,15 @@ if hasattr(os, "fork"):
         finally:
             server.shutdown_request(request)
         return status
+
+    def _tell_of_fork(
+        server: Engine, raised: BaseException, request: Any, client_address: Any
+    ) -> None:
+        """Tell of an error of os.fork() as socketserver does; the child serves all the same."""
+        try:
+            raise raised
+        except Exception:  # noqa: BLE001 - handle_error() reports it
+            server.handle_error(request, client_address)
 
     def _reap(server: ForkingMixIn, state: State, pid: int, flags: int) -> None:
         try:

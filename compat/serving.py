@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from aiosocketserver._back_off import BackOff, is_shortage
+from aiosocketserver._cpython import set_running_loop
 from aiosocketserver._starts import Starts
 from aiosocketserver._taking import MSG_DONTWAIT, Taking, accept_at_once, while_nonblocking
 from aiosocketserver.listener import is_listening
@@ -252,13 +253,13 @@ class Serving:
     def _call(self, function: Callable[[], object]) -> None:
         """Call what belongs to the legacy program. Whatever it raises ends the serving."""
         # As `without_running_loop`: in a callback of the loop there is no task to leave.
-        asyncio._set_running_loop(None)
+        set_running_loop(None)
         try:
             self._context.run(function)
         except BaseException as error:  # noqa: BLE001 - serve_forever() raises it
             self.fail(error)
         finally:
-            asyncio._set_running_loop(self.loop)
+            set_running_loop(self.loop)
 
     def _schedule_tick(self) -> None:
         if self._poll_interval is not None:

@@ -79,6 +79,9 @@ def test_a_loop_class_as_class_attribute() -> None:
     assert isinstance(loop_of(loop_factory=OwnLoop), OwnLoop)
 
 
+# Python 3.14 warns of policies, 3.16 has none.
+@pytest.mark.skipif(sys.version_info >= (3, 16), reason="there are no event loop policies")
+@pytest.mark.filterwarnings("ignore:.*[pP]olicy.* is deprecated:DeprecationWarning")
 def test_the_event_loop_policy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     class Policy(asyncio.DefaultEventLoopPolicy):
         def new_event_loop(self) -> asyncio.AbstractEventLoop:

@@ -178,7 +178,7 @@ def test_a_trace_that_replaces_itself_begins_anew_in_each_request(request_of: As
 def test_a_loop_that_a_request_has_set_is_not_the_next_one_s(request_of: Ask) -> None:
     def use_a_loop() -> str:
         try:
-            loop = asyncio.get_event_loop_policy().get_event_loop()
+            loop = asyncio.get_event_loop()
             found = "found a loop"
         except RuntimeError:
             loop = asyncio.new_event_loop()

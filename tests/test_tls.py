@@ -18,6 +18,7 @@ import pytest
 from aiosocketserver import (
     BaseRequestHandler,
     ForkingTCPServer,
+    GreenletTCPServer,
     StreamRequestHandler,
     StreamSocket,
     TCPServer,
@@ -586,6 +587,39 @@ def test_a_context_with_which_nobody_can_connect_is_refused(certificates: Certif
         UDPServer(LOCALHOST, Echo, ssl_context=certificates.server_context())
     with pytest.raises(TypeError, match=r"must return an ssl\.SSLContext, and returned None"):
         TCPServer(LOCALHOST, Echo, ssl_context=lambda: None)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("kind", [TCPServer, ThreadingTCPServer, GreenletTCPServer])
+@pytest.mark.parametrize("checks_names", [False, True])
+def test_a_context_for_clients_is_refused(
+    kind: Any, checks_names: bool, certificates: Certificates
+) -> None:
+    context = certificates.client_context()
+    context.check_hostname = checks_names
+    handler = Echo if kind is TCPServer else LegacyEcho
+    for given in (context, lambda: context):
+        with pytest.raises(ValueError, match=r"not one for a server: .*CLIENT_AUTH"):
+            kind(LOCALHOST, handler, ssl_context=given)
+
+
+async def test_reload_with_a_context_for_clients_is_refused(certificates: Certificates) -> None:
+    contexts = [certificates.client_context(), certificates.server_context()]
+    async with TCPServer(LOCALHOST, Echo, ssl_context=contexts.pop) as server:
+        with pytest.raises(ValueError, match="ssl_context is not one for a server"):
+            server.reload_tls()
+
+
+async def test_start_tls_with_a_context_for_clients_is_the_handlers_error(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    StartTLS.context = certificates.client_context()
+    async with TCPServer(LOCALHOST, StartTLS) as server:
+        await server.start_serving()
+        assert await ask(server.server_address, b"STARTTLS\n") == b"go ahead\n"
+        await until(lambda: not server._requests)
+    assert server.statistics.handlers_failed == 1
+    assert server.statistics.clients_vanished == 0
+    assert "ValueError: start_tls() needs a context for a server" in caplog.text
 
 
 def test_the_error_names_the_option(certificates: Certificates) -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import _thread
 import asyncio
-import atexit
 import contextlib
 import gc
 import io
 import logging
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -23,6 +21,15 @@ from concurrent.futures import ThreadPoolExecutor
 from types import AsyncGeneratorType, FrameType
 from typing import Any, NoReturn, TypeVar
 
+from .._cpython import (
+    JOINS_ALL_THREADS,
+    frames_of_threads,
+    join_all_threads,
+    leave_behind,
+    register_before_threads_are_joined,
+    run_exit_functions,
+    threads_of,
+)
 from ..children import flush_standard_streams
 from ..threads import end_all_idle
 from . import log_output
@@ -174,7 +181,7 @@ def _is_standard(path: str) -> bool:
 
 def _where(thread: threading.Thread) -> str:
     frames: list[FrameType] = []
-    frame = sys._current_frames().get(thread.ident or 0)
+    frame = frames_of_threads().get(thread.ident or 0)
     while frame is not None:
         frames.append(frame)
         frame = frame.f_back
@@ -202,8 +209,8 @@ def _innermost(frames: list[FrameType]) -> str:
 
 def _waits_for_others(thread: threading.Thread) -> bool:
     """Whether a thread is at the end of the process, where it joins others."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    while frame is not None and frame.f_code is not threading._shutdown.__code__:  # type: ignore[attr-defined]
+    frame = frames_of_threads().get(thread.ident or 0)
+    while frame is not None and frame.f_code is not JOINS_ALL_THREADS:
         frame = frame.f_back
     return frame is not None
 
@@ -234,7 +241,7 @@ def run_to_end(
         try:
             loop.run_until_complete(_end_loop(loop, executor, seconds))
             if ending is None:
-                _tell((t for t in executor._threads if t.is_alive()), "is left behind")
+                _tell((t for t in threads_of(executor) if t.is_alive()), "is left behind")
         finally:
             # It does not wait for an executor that the program has set itself.
             loop.close()
@@ -259,7 +266,7 @@ async def _end_loop(
                 logger.warning("the generator %r is left behind: %s", each.__qualname__, place)
     executor.shutdown(wait=False)
     # An event would need a thread that joins them.
-    while loop.time() < end and any(thread.is_alive() for thread in executor._threads):  # noqa: ASYNC110
+    while loop.time() < end and any(thread.is_alive() for thread in threads_of(executor)):  # noqa: ASYNC110
         await asyncio.sleep(_LOOK)
     # Those that wait in its queue have never begun.
     executor.shutdown(wait=False, cancel_futures=True)
@@ -277,7 +284,7 @@ async def _wait(tasks: set[asyncio.Task[Any]], end: float) -> set[asyncio.Task[A
             logger.error("a task failed when it was cancelled at the end", exc_info=error)
     for task in going_on:
         # The caller tells of it.
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        leave_behind(task)
     return going_on
 
 
@@ -293,7 +300,7 @@ def leave(code: int, ending: Ending) -> NoReturn:
     ending.code = code
     ending.begin_rest()
     join_threads()
-    atexit._run_exitfuncs()
+    run_exit_functions()
     _flush_files()
     log_output.flush()
     flush_standard_streams()
@@ -311,7 +318,7 @@ def _flush_files() -> None:
 def join_threads() -> None:
     """Wait for the threads, those of executors included, as the interpreter does first of all."""
     _end_idle()
-    threading._shutdown()  # type: ignore[attr-defined]
+    join_all_threads()
 
 
 def _end_idle() -> None:
@@ -330,7 +337,7 @@ def _do_not_wait_for(left: set[threading.Thread], code: int) -> None:
                 # The interpreter ends by itself.
                 return
         # The main thread, which would call them, waits for those threads.
-        atexit._run_exitfuncs()
+        run_exit_functions()
         end_at_once(code)
 
     def begin() -> None:
@@ -338,4 +345,4 @@ def _do_not_wait_for(left: set[threading.Thread], code: int) -> None:
             _thread.start_new_thread(watch, ())
 
     # Called before threads are joined. What `atexit` registers would come too late.
-    threading._register_atexit(begin)  # type: ignore[attr-defined]
+    register_before_threads_are_joined(begin)

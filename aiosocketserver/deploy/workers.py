@@ -218,7 +218,9 @@ class Supervisor:
                     # Python 3.12 warns of threads. The ones that write log lines hold nothing
                     # that a child needs: see log_output.
                     warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-                    pid = start_child(functools.partial(self._run_in_child, slot, ours, theirs))
+                    pid, raised = start_child(
+                        functools.partial(self._run_in_child, slot, ours, theirs)
+                    )
             except OSError:
                 ours.close()
                 raise
@@ -227,6 +229,10 @@ class Supervisor:
         worker.watch = ChildWatch(self._loop, pid, functools.partial(self._on_end, worker))
         self._workers.add(worker)
         self._current.setdefault(slot, worker)
+        if raised is not None:
+            logger.error(
+                "worker %d runs, although os.fork() has raised an error", pid, exc_info=raised
+            )
         return worker
 
     def _run_in_child(self, slot: int, ours: socket.socket, theirs: socket.socket) -> int:
