@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -92,9 +92,8 @@ def event_loop_set_here() -> asyncio.AbstractEventLoop | None:
 
 # Called before the interpreter joins the threads that are no daemons (3.9), which it does
 # before it calls what `atexit` has; concurrent.futures needs it for the same reason.
-register_before_threads_are_joined: Callable[[Callable[[], object]], object] = (
-    threading._register_atexit  # type: ignore[attr-defined]
-)
+register_before_threads_are_joined: Callable[[Callable[[], object]], object]
+register_before_threads_are_joined = cast("Any", threading)._register_atexit
 
 # The name that threading.Thread() would take, which counts as its own (3.10).
 new_thread_name: Callable[[str], str] = threading._newname  # type: ignore[attr-defined]

@@ -158,7 +158,7 @@ async def test_what_is_raised_before_there_is_a_child_is_the_requests_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fork() -> int:
-        raise BlockingIOError(errno.EAGAIN, "no more processes")
+        raise PermissionError(errno.EPERM, "no processes for you")
 
     monkeypatch.setattr(os, "fork", fork)
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -167,7 +167,7 @@ async def test_what_is_raised_before_there_is_a_child_is_the_requests_error(
         assert await ask(server.server_address) == b""
         assert server.active_children == set()
         await until(lambda: server.statistics.handlers_failed == 1)
-    assert "no more processes" in caplog.text
+    assert "no processes for you" in caplog.text
     assert "although" not in caplog.text
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
