@@ -1,8 +1,8 @@
 # Needs git, make and a Python of at least 3.11; the rest is installed into .venv.
 #
 #   make serve     run the demo server until Ctrl-C
-#   make quick     a first answer in two minutes: ruff, and the tests that run on an event loop
-#   make test      run every check: linters, type checkers, tests on each Python found, coverage
+#   make quick     a first answer: ruff, and the tests that run on an event loop
+#   make test      run every check: linters, type checkers, tests on the Pythons found, coverage
 #   make test-cpython   run CPython's own tests with compat in the place of socketserver
 #   make test-foreign   run tests of Django, fakeredis and Werkzeug in the same way
 #   make lint      the linters and type checkers only
