@@ -329,6 +329,10 @@ class RequestsInProgress(set[InProgress]):
                 self.hosts.remove(request.client_address)
             if self.times is not None:
                 self.times.ended(request)
+        # Both have it in a context: circles, which the collector would come by late.
+        request.request = None
+        if isinstance(request, InTask):
+            request.task = None
         self._on_room()
         for waiter in self._waiters:
             if not waiter.done():

@@ -290,6 +290,8 @@ class Output(PlainSocket):
             raise (self._timed_out() if scope.expired() else self._mark(error)) from None
         finally:
             self._flush_waiters.remove(entry)
+            # The error's traceback has this frame, and the future has the error: a circle.
+            del entry
 
     def _write(self, block: bytes) -> bool:
         """Put one write behind the others; True when the writer has to wait for `_flush`."""

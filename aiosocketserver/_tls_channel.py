@@ -145,8 +145,19 @@ class TLSChannel:
             return data
         try:
             data = self.object.read(bufsize)
-        except ssl.SSLError as error:
-            return self._no_data(error)
+        except ssl.SSLZeroReturnError:
+            self.has_more = False
+            self.speak()
+            return b""
+        except ssl.SSLWantReadError:
+            self.has_more = False
+            self.speak()
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        except ssl.SSLError:
+            # It says so each time: nothing is left to wait for.
+            self.has_more = True
+            self.speak()
+            raise
         self.in_a_record = False
         # A short read was the whole record.
         self.has_more = len(data) == bufsize or self._incoming.pending > 0
@@ -160,18 +171,6 @@ class TLSChannel:
         data = self.recv(nbytes or len(view), flags)
         view[: len(data)] = data
         return len(data)
-
-    def _no_data(self, error: ssl.SSLError) -> bytes:
-        """`recv` has an end, a part of a record, or an error to tell."""
-        self.speak()
-        self.has_more = False
-        if isinstance(error, ssl.SSLZeroReturnError):
-            return b""
-        if isinstance(error, ssl.SSLWantReadError):
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-        # It says so each time: nothing is left to wait for.
-        self.has_more = True
-        raise error
 
     # What OpenSSL says itself
 

@@ -114,7 +114,11 @@ class Waiter:
         error, self._error = self._error, None
         self.result = _no_error
         assert error is not None
-        raise error
+        try:
+            raise error
+        finally:
+            # Its traceback has this frame: a circle.
+            del error
 
 
 class GiveWay:

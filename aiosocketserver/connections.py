@@ -214,21 +214,25 @@ class ConnectionServer(BaseServer):
         context.run(current.set, entry)
         serving = self._serve(entry)
         try:
-            entry.task = self._loop.create_task(serving, context=context)
+            task = self._loop.create_task(serving, context=context)
         except BaseException:
             # As a task factory may that takes no context.
             serving.close()
             self._requests.ended(entry)
             raise
-        # As an eager task has.
-        if not entry.has_begun:
-            entry.task.add_done_callback(entry.on_unbegun)
-        return entry.task
+        # As an eager task may be.
+        if not task.done():
+            entry.task = task
+            # As an eager task has.
+            if not entry.has_begun:
+                task.add_done_callback(entry.on_unbegun)
+        return task
 
     def _end_unbegun(self, entry: InTask, task: asyncio.Task[None]) -> None:
         """Let go of a connection whose task was cancelled before it had begun."""
+        request = entry.request
         self._requests.ended(entry)
-        self.close_request(entry.request)
+        self.close_request(request)
 
     async def _serve_one(self, request: Any, client_address: Any) -> None:
         task = self._take_on(request, client_address)

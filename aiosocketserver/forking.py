@@ -146,6 +146,7 @@ class ForkingMixIn(_Base):
             return
         if entry.watch is not None:
             entry.watch.close()
+            entry.watch = None
         if status:
             entry.outcome = "failed"
             with self._statistics_lock:

@@ -16,6 +16,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Protocol, TypeVar, cast
 
 from ._readiness import wait_until_ready
@@ -78,6 +79,8 @@ class LingeringSockets:
         # When each runs out, the first one first, as all have the same time from now on.
         self._deadlines: OrderedDict[_Closing, float] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
+        # The timer's. That of the connection which sets it would be kept until it fires.
+        self._context = copy_context()
         self._all_closed: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
@@ -147,7 +150,7 @@ class LingeringSockets:
         self._deadlines[closing] = self.loop.time() + self.timeout
         self._deadlines.move_to_end(closing)
         if self._timer is None:
-            self._timer = self.loop.call_later(self.timeout, self._end_late)
+            self._set_timer(self._deadlines[closing])
 
     def _end_late(self) -> None:
         """Let go of those that have run out of time, and look again when the next one does."""
@@ -155,9 +158,12 @@ class LingeringSockets:
         now = self.loop.time() + CLOCK_RESOLUTION
         for closing, deadline in list(self._deadlines.items()):
             if deadline > now:
-                self._timer = self.loop.call_at(deadline, self._end_late)
+                self._set_timer(deadline)
                 return
             closing.end()
+
+    def _set_timer(self, deadline: float) -> None:
+        self._timer = self.loop.call_at(deadline, self._end_late, context=self._context)
 
     def _forget(self, closing: _Closing) -> None:
         self._deadlines.pop(closing, None)
