@@ -35,7 +35,7 @@ MEASURES := .venv/.installed-to-measure
 DOCUMENTS := .venv/.installed-to-document
 CHECKS := .venv/.installed-to-check
 FOREIGN := .venv/foreign/.installed-with-tests
-OTHER_CHECKS := $(OTHERS:%=.venv/python%/.installed-to-check)
+OTHER_CHECKS := $(OTHERS:%=.venv/python%/.installed-to-test)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --editable
 RUN := .venv/bin/python
 
@@ -120,10 +120,10 @@ $(CHECKS): $(CREATED) pyproject.toml
 	@$(RUN) $(PIP_INSTALL) '.[dev]'
 	@touch $@
 
-.venv/python%/.installed-to-check: $(CREATED) pyproject.toml
-	@echo "installing what the checks need (Python $*)"
+.venv/python%/.installed-to-test: $(CREATED) pyproject.toml
+	@echo "installing what the tests need (Python $*)"
 	@"$$(tools/pythons $*)" -m venv .venv/python$*
-	@.venv/python$*/bin/python $(PIP_INSTALL) '.[dev]'
+	@.venv/python$*/bin/python $(PIP_INSTALL) '.[test]'
 	@touch $@
 
 $(FOREIGN): $(CREATED) pyproject.toml tools/foreign/requirements.txt tools/foreign/sources.txt

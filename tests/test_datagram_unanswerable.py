@@ -128,7 +128,6 @@ def errors(caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogRec
     return lambda: [r for r in caplog.records if r.levelno > logging.INFO]
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize("change", CHANGES)
 async def test_whatever_the_senders_path_has_become(

@@ -25,11 +25,6 @@ from tests.forking_support import (
     pid_from,
 )
 
-# pytest's own threads make this process multi-threaded, which Python 3.12 warns of. The warning
-# is for the user, who chose to fork, so the package leaves it alone.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
-
 # --- the servers ---
 
 

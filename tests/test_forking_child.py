@@ -22,10 +22,6 @@ from tests.forking_support import (
 )
 from tests.support import Peer
 
-# pytest's own threads make this process multi-threaded, which Python 3.12 warns of. The warning
-# is for the user, who chose to fork, so the package leaves it alone.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 
 async def test_signal_ends_the_child_and_does_nothing_in_the_parent() -> None:
     received = asyncio.Event()

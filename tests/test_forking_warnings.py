@@ -172,7 +172,6 @@ async def test_what_is_raised_before_there_is_a_child_is_the_requests_error(
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 async def test_a_child_is_forked_when_no_descriptor_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -96,7 +96,6 @@ KINDS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize(
     ("server_class", "handler", "family", "kind"),
     [(c, h, family, kind) for name, family, kind in KINDS for c, h in classes(name)],

@@ -17,9 +17,6 @@ from tests.greenlet_support import greenlet_server, handling
 from tests.support import until
 from tests.tls_support import Certificates, tls_client
 
-# pytest's own threads make this process multi-threaded, which Python 3.12 warns of.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 
 async def answer() -> bytes:
     """What is true of every task: it has its loop, others run beside it, and it may time out."""

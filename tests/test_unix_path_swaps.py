@@ -176,7 +176,6 @@ def attack(path: Path, victim: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_the_folders_owner_cannot_have_roots_files_changed(tmp_path: Path) -> None:
     somebody = 65534
     for folder in tmp_path.parents[: len(tmp_path.parents) - 1]:

@@ -195,7 +195,6 @@ def in_child(function: Callable[[], object]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("server_class", SERVERS)
 def test_a_process_that_shares_a_socket_leaves_its_path_to_the_others(
     server_class: type[TCPServer], tmp_path: Path

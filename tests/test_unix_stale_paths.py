@@ -134,7 +134,6 @@ def test_a_live_server_has_no_client_and_no_datagram_of_the_question(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("is_open", [True, False])
 def test_one_that_cannot_be_asked_is_left_alone_with_an_error_that_tells_so(
     is_open: bool, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch

@@ -316,7 +316,6 @@ async def test_a_legacy_handlers_failure_is_told_and_counted(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 async def test_a_childs_failure_is_told_by_handle_error(error: BaseException) -> None:
     told, telling = os.pipe()
 

@@ -21,10 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # Tests wait more than they compute: four of their runs keep two processors busy.
 AT_ONCE = 4
 # Tests of what no version of Python changes: the benchmarks' tools, the pages and their pictures.
+# The packages that they need are installed for the newest Python only.
 ONCE = (
     "tests/examples/test_pages_of_examples.py",
+    "tests/examples/test_web_page.py",
     "tests/test_benchmarks.py",
     "tests/test_deploy_examples.py",
+    "tests/test_docstrings.py",
+    "tests/test_pages.py",
 )
 
 
