@@ -93,10 +93,7 @@ class GreenletMixIn(_Base):
         context = copy_context()
         context.run(current.set, entry)
         assert self._pool is not None
-        greenlet = self._pool.start(self._run_in_greenlet, entry, request, context)
-        # It may not have waited at all.
-        if entry in self._requests:
-            entry.task = greenlet
+        entry.task = self._pool.start(self._run_in_greenlet, entry, request, context)
         return None
 
     def _run_in_greenlet(self, entry: InGreenlet, request: Any) -> None:

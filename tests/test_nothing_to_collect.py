@@ -178,7 +178,29 @@ async def test_a_refused_connection_is_freed() -> None:
             references.extend(what_serves(self))
             return False
 
-    async with serving(Refusing(LOCALHOST, Echo)) as server:
+    async with serving(Refusing(LOCALHOST, Echo, linger_timeout=60.0)) as server:
+        async with client_of(server.server_address) as client:
+            await client.receive_all()
+        await freed(references)
+
+
+@pytest.mark.parametrize("kind", ["coroutines", "greenlets"])
+async def test_a_connection_is_freed_whose_handler_never_waits(kind: str) -> None:
+    references: list[weakref.ref[Any]] = []
+
+    class Quick(aiosocketserver.BaseRequestHandler):
+        async def handle(self) -> None:
+            references.extend(what_serves(self.server))
+
+    class LegacyQuick(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            references.extend(what_serves(self.server))
+
+    if kind == "coroutines":
+        server: Any = aiosocketserver.TCPServer(LOCALHOST, Quick)
+    else:
+        server = aiosocketserver.GreenletTCPServer(LOCALHOST, LegacyQuick)
+    async with serving(server):
         async with client_of(server.server_address) as client:
             await client.receive_all()
         await freed(references)
