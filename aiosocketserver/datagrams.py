@@ -236,10 +236,17 @@ class DatagramDispatcher:
         task = asyncio.current_task()
         assert task is not None
         waiter = Waiter(self._loop)
-        references = references_to(task)
+        # An eager task is here before its maker has it.
+        is_counted = task in self._workers
+        expected = 0
         before = copy_context()
-        # Somebody who still holds the task may cancel it when it serves another datagram.
-        while _is_pristine(task, before) and references_to(task) == references:
+        while _is_pristine(task, before):
+            # In one place only: what the call itself adds depends on it (3.14).
+            references = references_to(task)
+            expected = expected or references
+            if references != expected:
+                # Somebody who holds the task may cancel it when it serves another datagram.
+                break
             if self._queue and self._room() > 0:
                 # One for each datagram, as its handler's own tasks inherit it.
                 request, client_address = self._queue.popleft()
@@ -249,10 +256,7 @@ class DatagramDispatcher:
                 self._requests.begun(entry)
                 if self._drained is not None:
                     self._tell_drained()
-                try:
-                    await self._serve(entry)
-                finally:
-                    entry.request = entry.task = None
+                await self._serve(entry)
             elif len(self._idle) < _IDLE_WORKERS and not self._ended:
                 self._idle.append(waiter)
                 try:
@@ -261,6 +265,9 @@ class DatagramDispatcher:
                     if waiter in self._idle:
                         self._idle.remove(waiter)
                     raise
+                if not is_counted:
+                    is_counted = True
+                    expected = 0
             else:
                 return
         self.room_made()
