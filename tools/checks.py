@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Tests wait more than they compute: four of their runs keep two processors busy.
-AT_ONCE = 4
+# Tests wait more than they compute: eight of their runs keep two processors busy.
+AT_ONCE = 8
 # Tests of what no version of Python changes: the benchmarks' tools, the pages and their pictures.
 # The packages that they need are installed for the newest Python only.
 ONCE = (
@@ -100,19 +100,20 @@ def test_checks(interpreters: list[str]) -> list[Check]:
     """
     newest, *others = interpreters
     ignored = [f"--ignore={path}" for path in ONCE]
-    checks = parts(newest, "on asyncio", "--loops=asyncio", *ignored, measured=True)
+    checks = parts(newest, "on asyncio", "--loops=asyncio", *ignored, n=4, measured=True)
     if others:
-        checks += parts(others[-1], "on all loops", *ignored)
-    checks.append(pytest_check(newest, "on other loops", "--loops=eager,uvloop", "--only-on-loops"))
-    loops = "--loops=asyncio,eager", "--only-on-loops"
-    checks += [pytest_check(each, "on asyncio's loops", *loops) for each in others[:-1]]
+        checks += parts(others[-1], "on all loops", *ignored, n=4)
     checks.append(pytest_check(newest, "what runs once", *ONCE))
+    checks += parts(newest, "on other loops", "--loops=eager,uvloop", "--only-on-loops")
+    loops = "--loops=asyncio,eager", "--only-on-loops"
+    for each in others[:-1]:
+        checks += parts(each, "on asyncio's loops", *loops)
     return checks
 
 
 def quick_checks() -> list[Check]:
     arguments = "--loops=asyncio,uvloop", "--only-on-loops", "--ignore=tests/faults"
-    return parts(sys.executable, "on loops", *arguments, n=AT_ONCE)
+    return parts(sys.executable, "on loops", *arguments, n=4)
 
 
 def parts(
