@@ -1,10 +1,13 @@
-"""Run the project's checks: `checks.py lint`, `checks.py quick`, or `checks.py test PYTHON...`.
+"""Run the project's checks: `checks.py lint`, `quick`, `test PYTHON...` or `further PYTHON...`.
 
 `quick` is for a first answer: ruff, and the tests that run on an event loop, on asyncio and uvloop.
 
 `test` runs the test suite under each interpreter given, the newest first, a few at a time, beside
 the linters, the type checkers and the build of the documentation. All tests run on the newest and
 nearly all on the oldest; between them only those that run on an event loop, see `test_checks`.
+
+`further` runs tests under interpreters beside those of `test`, with the extra `test` only: all that
+they can run on the newest, those that run on an event loop on the others.
 
 Output is kept and printed in a fixed order: the linters first, then the coverage under the first
 interpreter, last each test run, so that pytest's summary ends it all.
@@ -111,6 +114,15 @@ def test_checks(interpreters: list[str]) -> list[Check]:
     return checks
 
 
+def further_checks(interpreters: list[str]) -> list[Check]:
+    newest, *others = interpreters
+    ignored = [f"--ignore={path}" for path in ONCE]
+    checks = parts(newest, "on both loops", "--loops=asyncio,uvloop", *ignored, n=4)
+    for each in others:
+        checks += parts(each, "on asyncio", "--loops=asyncio", "--only-on-loops")
+    return checks
+
+
 def quick_checks() -> list[Check]:
     arguments = "--loops=asyncio,uvloop", "--only-on-loops", "--ignore=tests/faults"
     return parts(sys.executable, "on loops", *arguments, n=4)
@@ -181,6 +193,10 @@ def main(arguments: list[str]) -> int:
             run_all(tests + lints)
             for check in coverage:
                 check.run()
+        case ["further", *interpreters] if interpreters:
+            lints = []
+            tests = [cpython_check(interpreters), *further_checks(interpreters)]
+            run_all(tests)
         case _:
             print(__doc__, file=sys.stderr)
             return 2
