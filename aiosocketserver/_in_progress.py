@@ -329,7 +329,8 @@ class RequestsInProgress(set[InProgress]):
                 self.hosts.remove(request.client_address)
             if self.times is not None:
                 self.times.ended(request)
-        # Both have it in a context: circles, which the collector would come by late.
+        # The contexts of the task and of the socket's waits refer to this request: break the
+        # cycles, or both live until the garbage collector runs (decision 0017).
         request.request = None
         if isinstance(request, InTask):
             request.task = None

@@ -290,7 +290,7 @@ class Output(PlainSocket):
             raise (self._timed_out() if scope.expired() else self._mark(error)) from None
         finally:
             self._flush_waiters.remove(entry)
-            # The error's traceback has this frame, and the future has the error: a circle.
+            # The future holds the error, whose traceback refers to this frame: break the cycle.
             del entry
 
     def _write(self, block: bytes) -> bool:

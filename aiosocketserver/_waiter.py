@@ -117,7 +117,7 @@ class Waiter:
         try:
             raise error
         finally:
-            # Its traceback has this frame: a circle.
+            # The error's traceback refers to this frame: break the cycle.
             del error
 
 

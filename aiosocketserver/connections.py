@@ -220,10 +220,10 @@ class ConnectionServer(BaseServer):
             serving.close()
             self._requests.ended(entry)
             raise
-        # As an eager task may be.
+        # An eager task may have ended.
         if not task.done():
             entry.task = task
-            # As an eager task has.
+            # An eager task has begun.
             if not entry.has_begun:
                 task.add_done_callback(entry.on_unbegun)
         return task

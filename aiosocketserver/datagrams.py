@@ -236,16 +236,18 @@ class DatagramDispatcher:
         task = asyncio.current_task()
         assert task is not None
         waiter = Waiter(self._loop)
-        # An eager task is here before its maker has it.
+        # An eager task runs before _start_worker() keeps it, which adds a reference.
         is_counted = task in self._workers
         expected = 0
         before = copy_context()
         while _is_pristine(task, before):
-            # In one place only: what the call itself adds depends on it (3.14).
+            # Counted in this place only: from 3.14 on the bytecode around the call decides
+            # whether the call adds a reference of its own.
             references = references_to(task)
             expected = expected or references
             if references != expected:
-                # Somebody who holds the task may cancel it when it serves another datagram.
+                # The handler left the task with somebody who may cancel it later, when it
+                # serves another datagram.
                 break
             if self._queue and self._room() > 0:
                 # One for each datagram, as its handler's own tasks inherit it.

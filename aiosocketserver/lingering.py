@@ -79,7 +79,8 @@ class LingeringSockets:
         # When each runs out, the first one first, as all have the same time from now on.
         self._deadlines: OrderedDict[_Closing, float] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
-        # The timer's. That of the connection which sets it would be kept until it fires.
+        # The timer's context: with that of the connection which sets it, the timer would keep
+        # what belongs to that connection until it fires.
         self._context = copy_context()
         self._all_closed: asyncio.Future[None] | None = None
 
