@@ -2,7 +2,8 @@
 #
 #   make serve     run the demo server until Ctrl-C
 #   make quick     a first answer: ruff, and the tests that run on an event loop
-#   make test      run every check: linters, type checkers, tests on the Pythons found, coverage
+#   make test      run every check: linters, type checkers, tests on the Pythons found
+#   make coverage  measure what the tests execute
 #   make test-cpython   run CPython's own tests with compat in the place of socketserver
 #   make test-foreign   run tests of Django, fakeredis and Werkzeug in the same way
 #   make lint      the linters and type checkers only
@@ -45,7 +46,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What its makers have to say of the theme's successor is not for every build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: serve quick test test-cpython test-foreign lint docs pictures format mutants bench soak clean
+.PHONY: serve quick test coverage test-cpython test-foreign lint docs pictures format mutants bench soak clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVES)
@@ -58,6 +59,9 @@ quick: $(CHECKS)
 
 test: $(CHECKS) $(OTHER_CHECKS)
 	@$(RUN) tools/checks.py test $(RUN) $(OTHERS:%=.venv/python%/bin/python)
+
+coverage: $(CHECKS)
+	@$(RUN) tools/checks.py coverage
 
 test-cpython: $(CHECKS) $(OTHER_CHECKS)
 	@$(RUN) tools/cpython_tests.py $(RUN) $(OTHERS:%=.venv/python%/bin/python)

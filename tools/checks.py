@@ -1,4 +1,4 @@
-"""Run the project's checks: `checks.py lint`, `quick`, `test PYTHON...` or `further PYTHON...`.
+"""Run the project's checks: `checks.py lint`, `quick`, `coverage`, or `test` or `further PYTHON...`.
 
 `quick` is for a first answer: ruff, and the tests that run on an event loop, on asyncio and uvloop.
 
@@ -7,10 +7,12 @@ the linters, the type checkers and the build of the documentation. All tests run
 nearly all on the oldest; between them only those that run on an event loop, see `test_checks`.
 
 `further` runs tests under interpreters beside those of `test`, with the extra `test` only: all that
-they can run on the newest, those that run on an event loop on the others.
+they can run on the newest, under coverage, those that run on an event loop on the others.
 
-Output is kept and printed in a fixed order: the linters first, then the coverage under the first
-interpreter, last each test run, so that pytest's summary ends it all.
+`coverage` measures what the tests run on asyncio execute.
+
+Output is kept and printed in a fixed order: the linters first, then the coverage, last each test
+run, so that pytest's summary ends it all.
 """
 
 import subprocess
@@ -97,13 +99,10 @@ def docs_check() -> Check:
 
 
 def test_checks(interpreters: list[str]) -> list[Check]:
-    """The runs of pytest, the longest first.
-
-    Measuring coverage takes as long again as the tests: it is done on one interpreter and one loop.
-    """
+    """The runs of pytest, the longest first."""
     newest, *others = interpreters
     ignored = [f"--ignore={path}" for path in ONCE]
-    checks = parts(newest, "on asyncio", "--loops=asyncio", *ignored, n=4, measured=True)
+    checks = parts(newest, "on asyncio", "--loops=asyncio", *ignored, n=4)
     if others:
         checks += parts(others[-1], "on all loops", *ignored, n=4)
     checks.append(pytest_check(newest, "what runs once", *ONCE))
@@ -114,10 +113,19 @@ def test_checks(interpreters: list[str]) -> list[Check]:
     return checks
 
 
-def further_checks(interpreters: list[str]) -> list[Check]:
-    newest, *others = interpreters
+def measured_checks(interpreter: str) -> list[Check]:
     ignored = [f"--ignore={path}" for path in ONCE]
-    checks = parts(newest, "on both loops", "--loops=asyncio,uvloop", *ignored, n=4)
+    return parts(interpreter, "on asyncio", "--loops=asyncio", *ignored, n=4, measured=True)
+
+
+def further_checks(interpreters: list[str]) -> list[Check]:
+    """Coverage is measured here, because from Python 3.14 on that costs next to nothing.
+
+    On older ones it takes as long again as the tests.
+    """
+    newest, *others = interpreters
+    checks = measured_checks(newest)
+    checks += parts(newest, "on other loops", "--loops=eager,uvloop", "--only-on-loops")
     for each in others:
         checks += parts(each, "on asyncio", "--loops=asyncio", "--only-on-loops")
     return checks
@@ -175,6 +183,13 @@ def run_all(checks: list[Check]) -> None:
         list(pool.map(Check.run, checks))
 
 
+def run_measured(tests: list[Check], coverage: list[Check]) -> None:
+    subprocess.run(python("-m", "coverage", "erase"), cwd=ROOT, check=True)
+    run_all(tests)
+    for check in coverage:
+        check.run()
+
+
 def main(arguments: list[str]) -> int:
     lints, tests, coverage = lint_checks(), list[Check](), list[Check]()
     match arguments:
@@ -187,16 +202,16 @@ def main(arguments: list[str]) -> int:
             # CPython's come first, so that pytest's summary comes last.
             tests = [cpython_check(interpreters), *test_checks(interpreters)]
             lints.append(docs_check())
-            coverage = coverage_checks()
-            subprocess.run(python("-m", "coverage", "erase"), cwd=ROOT, check=True)
             # The tests take longest, so they start first.
             run_all(tests + lints)
-            for check in coverage:
-                check.run()
         case ["further", *interpreters] if interpreters:
-            lints = []
             tests = [cpython_check(interpreters), *further_checks(interpreters)]
-            run_all(tests)
+            lints, coverage = [], coverage_checks()
+            run_measured(tests, coverage)
+        case ["coverage"]:
+            tests = measured_checks(sys.executable)
+            lints, coverage = [], coverage_checks()
+            run_measured(tests, coverage)
         case _:
             print(__doc__, file=sys.stderr)
             return 2
