@@ -1,4 +1,4 @@
-"""Run the project's checks: `checks.py lint`, `quick`, `coverage`, or `test` or `further PYTHON...`.
+"""Run the project's checks: `checks.py lint`, `quick`, `coverage`, `test PYTHON...` or `further`.
 
 `quick` is for a first answer: ruff, and the tests that run on an event loop, on asyncio and uvloop.
 
