@@ -81,12 +81,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--loops",
         default=",".join(LOOPS),
-        help="run async tests on these event loops only (default: %(default)s)",
+        help="run tests on these event loops only (default: %(default)s)",
     )
     parser.addoption(
         "--only-on-loops",
         action="store_true",
-        help="leave out the tests that run on no event loop of --loops",
+        help="leave out the tests that run on no event loop of --loops, nor start a program on one",
+    )
+    parser.addoption(
+        "--only-async",
+        action="store_true",
+        help="leave out the tests that are no coroutines",
     )
     parser.addoption(
         "--part",
@@ -110,9 +115,19 @@ def pytest_asyncio_loop_factories(
     return {name: LOOPS[name] for name in names}
 
 
+def _loops_of(item: pytest.Item) -> set[str]:
+    """The loops on which a test that is no coroutine starts programs or servers of its own."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {value for value in parameters if isinstance(value, str) and value in LOOPS}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    kept = list(items)
+    chosen_loops = set(str(config.getoption("--loops")).split(","))
+    # pytest-asyncio has seen to the loops of async tests.
+    kept = [item for item in items if is_async_test(item) or _loops_of(item) <= chosen_loops]
     if config.getoption("--only-on-loops"):
+        kept = [item for item in kept if is_async_test(item) or _loops_of(item)]
+    if config.getoption("--only-async"):
         kept = [item for item in kept if is_async_test(item)]
     if part := config.getoption("--part"):
         k, n = map(int, part.split("/"))

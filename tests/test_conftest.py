@@ -186,6 +186,27 @@ def test_parts_are_all_of_it_and_each_test_once(tmp_path: Path) -> None:
     assert second == {"test_extra_1", "test_clean", "test_clean_sync"}
 
 
-def test_tests_without_a_loop_are_left_out_when_asked(tmp_path: Path) -> None:
-    options = "--only-on-loops", "--loops", "asyncio", "-k", "test_clean"
-    assert run_samples(tmp_path, *options) == {"test_clean": ["passed"]}
+ON_LOOP = """
+import pytest
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_on_loop(loop):
+    assert loop == "uvloop"
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "chosen"),
+    [
+        (None, {"test_clean", "test_clean_sync", "test_on_loop"}),
+        ("--only-on-loops", {"test_clean", "test_on_loop"}),
+        ("--only-async", {"test_clean"}),
+    ],
+)
+def test_only_tests_on_the_chosen_loops(
+    option: str | None, chosen: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / "test_loops.py").write_text(ON_LOOP)
+    options = ["--loops", "uvloop", "-k", "test_clean or test_on_loop"]
+    found = run_samples(tmp_path, *options, *filter(None, [option]))
+    assert found == {name: ["passed"] for name in chosen}

@@ -111,7 +111,7 @@ def test_checks(interpreters: list[str]) -> list[Check]:
         checks += parts(others[-1], "on asyncio", "--loops=asyncio", *ignored, n=3)
     checks.append(pytest_check(newest, "what runs once", *ONCE))
     checks += parts(newest, "on other loops", "--loops=eager,uvloop", "--only-on-loops")
-    loops = "--loops=asyncio", "--only-on-loops"
+    loops = "--loops=asyncio", "--only-async"
     return checks + [pytest_check(each, "on asyncio", *loops) for each in others[:-1]]
 
 
@@ -129,12 +129,12 @@ def further_checks(interpreters: list[str]) -> list[Check]:
     checks = measured_checks(newest)
     checks += parts(newest, "on other loops", "--loops=eager,uvloop", "--only-on-loops")
     for each in others:
-        checks += parts(each, "on asyncio", "--loops=asyncio", "--only-on-loops")
+        checks += parts(each, "on asyncio", "--loops=asyncio", "--only-async")
     return checks
 
 
 def quick_checks() -> list[Check]:
-    arguments = "--loops=asyncio,uvloop", "--only-on-loops", "--ignore=tests/faults"
+    arguments = "--loops=asyncio,uvloop", "--only-async", "--ignore=tests/faults"
     return parts(sys.executable, "on loops", *arguments, n=4)
 
 
