@@ -1,13 +1,13 @@
 """Run the project's checks: `checks.py lint`, `quick`, `coverage`, `test PYTHON...` or `further`.
 
-`quick` is for a first answer: ruff, and the tests that run on an event loop, on asyncio and uvloop.
+`quick` is for a first answer: ruff, and the coroutine tests, on asyncio and uvloop.
 
 `test` runs the test suite under each interpreter given, the newest first, a few at a time, beside
 the linters, the type checkers and the build of the documentation. All tests run on the newest and
-nearly all on the oldest; between them only those that run on an event loop, see `test_checks`.
+nearly all on the oldest; between them coroutine tests, see `test_checks`.
 
 `further` runs tests under interpreters beside those of `test`, with the extra `test` only: all that
-they can run on the newest, under coverage, those that run on an event loop on the others.
+they can run on the newest, under coverage, coroutine tests on the others.
 
 `coverage` measures what the tests run on asyncio execute.
 
@@ -35,6 +35,7 @@ ONCE = (
     "tests/test_docstrings.py",
     "tests/test_pages.py",
 )
+NOT_ONCE = tuple(f"--ignore={path}" for path in ONCE)
 
 
 @dataclass
@@ -101,23 +102,15 @@ def docs_check() -> Check:
 def test_checks(interpreters: list[str]) -> list[Check]:
     """The runs of pytest, the longest first.
 
-    asyncio is a part of Python, so that every version is tested on it. uvloop is the same on
-    all of them: it is tested on the newest, and with it eager tasks.
+    Which tests run where, and why: docs/decisions/0018-which-tests-run-where.md.
     """
     newest, *others = interpreters
-    ignored = [f"--ignore={path}" for path in ONCE]
-    checks = parts(newest, "on asyncio", "--loops=asyncio", *ignored, n=3)
+    checks = parts(newest, "on asyncio", "--loops=asyncio", *NOT_ONCE, n=3)
     if others:
-        checks += parts(others[-1], "on asyncio", "--loops=asyncio", *ignored, n=3)
+        checks += parts(others[-1], "on asyncio", "--loops=asyncio", *NOT_ONCE, n=3)
+    checks += on_other_loops(newest)
     checks.append(pytest_check(newest, "what runs once", *ONCE))
-    checks += parts(newest, "on other loops", "--loops=eager,uvloop", "--only-on-loops")
-    loops = "--loops=asyncio", "--only-async"
-    return checks + [pytest_check(each, "on asyncio", *loops) for each in others[:-1]]
-
-
-def measured_checks(interpreter: str) -> list[Check]:
-    ignored = [f"--ignore={path}" for path in ONCE]
-    return parts(interpreter, "on asyncio", "--loops=asyncio", *ignored, n=4, measured=True)
+    return checks + [coroutine_tests(each) for each in others[:-1]]
 
 
 def further_checks(interpreters: list[str]) -> list[Check]:
@@ -126,11 +119,21 @@ def further_checks(interpreters: list[str]) -> list[Check]:
     On older ones it takes as long again as the tests.
     """
     newest, *others = interpreters
-    checks = measured_checks(newest)
-    checks += parts(newest, "on other loops", "--loops=eager,uvloop", "--only-on-loops")
-    for each in others:
-        checks += parts(each, "on asyncio", "--loops=asyncio", "--only-async")
-    return checks
+    checks = measured_checks(newest) + on_other_loops(newest)
+    return checks + [coroutine_tests(each) for each in others]
+
+
+def measured_checks(interpreter: str) -> list[Check]:
+    return parts(interpreter, "on asyncio", "--loops=asyncio", *NOT_ONCE, n=3, measured=True)
+
+
+def on_other_loops(interpreter: str) -> list[Check]:
+    arguments = "--loops=eager,uvloop", "--only-on-loops", *NOT_ONCE
+    return parts(interpreter, "on other loops", *arguments, n=3)
+
+
+def coroutine_tests(interpreter: str) -> Check:
+    return pytest_check(interpreter, "coroutines", "--loops=asyncio", "--only-async", *NOT_ONCE)
 
 
 def quick_checks() -> list[Check]:
