@@ -201,12 +201,14 @@ def place(line: str, function: str) -> str:
 def told(command: Command) -> list[str]:
     """What the log says of what has not ended, without the folder.
 
-    Where coverage is measured, a process on a busy machine may be cut while it writes that.
+    A process on a busy machine may be cut at its very end: when it flushes its files, or writes
+    what coverage has measured.
     """
+    at_the_end = re.compile(r"/coverage/|in _flush_files$")
     return [
         re.sub(r".*\] (.*: ).*(stuck\.py)", r"\1\2", line)
         for line in command.lines
-        if ("is cut: " in line or "is left behind: " in line) and "/coverage/" not in line
+        if ("is cut: " in line or "is left behind: " in line) and not at_the_end.search(line)
     ]
 
 
