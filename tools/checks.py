@@ -114,7 +114,7 @@ def test_checks(interpreters: list[str]) -> list[Check]:
 
 
 def further_checks(interpreters: list[str]) -> list[Check]:
-    """Coverage is measured here, because from Python 3.14 on that costs next to nothing.
+    """Coverage is measured here, because from Python 3.14 on that costs little.
 
     On older ones it takes as long again as the tests.
     """
