@@ -330,8 +330,11 @@ class RequestsInProgress(set[InProgress]):
             if self.times is not None:
                 self.times.ended(request)
         # The contexts of the task and of the socket's waits refer to this request: break the
-        # cycles, or both live until the garbage collector runs (decision 0017).
-        request.request = None
+        # cycles, or both live until the garbage collector runs (decision 0017). A connection
+        # that an overridden shutdown_request() has kept open may still tell of a time-out.
+        connection = request.request
+        if not (isinstance(connection, StreamSocket) and connection.fileno() >= 0):
+            request.request = None
         if isinstance(request, InTask):
             request.task = None
         self._on_room()

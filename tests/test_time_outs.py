@@ -434,6 +434,32 @@ async def test_a_handler_that_resists_loses_its_connection(
     assert "goes on after the server's request_timeout" in record.getMessage()
 
 
+async def test_a_connection_that_is_kept_beyond_its_handler_is_told_of() -> None:
+    kept: list[Any] = []
+    told: list[tuple[Any, str]] = []
+
+    class Keeping(TCPServer):
+        def shutdown_request(self, request: Any) -> None:
+            kept.append(request)
+
+        def handle_timed_out(self, request: Any, client_address: Any, option: str) -> None:
+            told.append((request, option))
+
+    class Quick(StreamRequestHandler):
+        async def handle(self) -> None:
+            pass
+
+    async with Keeping(LOCALHOST, Quick, idle_timeout=0.1) as server:
+        await server.start_serving()
+        async with client_of(server.server_address):
+            await until(lambda: server.statistics.finished)
+            (connection,) = kept
+            with pytest.raises(TimedOut):
+                await connection.recv(1)
+            assert told == [(connection, "idle_timeout")]
+            connection.close()
+
+
 async def test_a_datagram_has_its_time_too() -> None:
     class Hangs(BaseRequestHandler):
         async def handle(self) -> None:
