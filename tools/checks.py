@@ -138,7 +138,7 @@ def coroutine_tests(interpreter: str) -> Check:
 
 def quick_checks() -> list[Check]:
     arguments = "--loops=asyncio,uvloop", "--only-async", "--ignore=tests/faults"
-    return parts(sys.executable, "on loops", *arguments, n=4)
+    return parts(sys.executable, "on loops", *arguments, n=AT_ONCE)
 
 
 def parts(
