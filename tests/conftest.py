@@ -121,10 +121,16 @@ def _loops_of(item: pytest.Item) -> set[str]:
     return {value for value in parameters if isinstance(value, str) and value in LOOPS}
 
 
+def _may_run(item: pytest.Item, chosen_loops: set[str]) -> bool:
+    # pytest-asyncio has seen to the loops of async tests. One that needs two loops runs with
+    # each of them, or it would run with none where every loop has a run of its own.
+    loops = _loops_of(item)
+    return is_async_test(item) or not loops or not loops.isdisjoint(chosen_loops)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen_loops = set(str(config.getoption("--loops")).split(","))
-    # pytest-asyncio has seen to the loops of async tests.
-    kept = [item for item in items if is_async_test(item) or _loops_of(item) <= chosen_loops]
+    kept = [item for item in items if _may_run(item, chosen_loops)]
     if config.getoption("--only-on-loops"):
         kept = [item for item in kept if is_async_test(item) or _loops_of(item)]
     if config.getoption("--only-async"):

@@ -192,14 +192,19 @@ import pytest
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_on_loop(loop):
     assert loop == "uvloop"
+
+@pytest.mark.parametrize("loop", ["asyncio"])
+@pytest.mark.parametrize("outer", ["uvloop"])
+def test_on_two_loops(loop, outer):
+    pass
 """
 
 
 @pytest.mark.parametrize(
     ("option", "chosen"),
     [
-        (None, {"test_clean", "test_clean_sync", "test_on_loop"}),
-        ("--only-on-loops", {"test_clean", "test_on_loop"}),
+        (None, {"test_clean", "test_clean_sync", "test_on_loop", "test_on_two_loops"}),
+        ("--only-on-loops", {"test_clean", "test_on_loop", "test_on_two_loops"}),
         ("--only-async", {"test_clean"}),
     ],
 )
@@ -207,6 +212,6 @@ def test_only_tests_on_the_chosen_loops(
     option: str | None, chosen: set[str], tmp_path: Path
 ) -> None:
     (tmp_path / "test_loops.py").write_text(ON_LOOP)
-    options = ["--loops", "uvloop", "-k", "test_clean or test_on_loop"]
+    options = ["--loops", "uvloop", "-k", "test_clean or test_on_"]
     found = run_samples(tmp_path, *options, *filter(None, [option]))
     assert found == {name: ["passed"] for name in chosen}
