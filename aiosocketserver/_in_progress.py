@@ -315,13 +315,14 @@ class RequestsInProgress(set[InProgress]):
         except KeyError:
             return
         statistics = self._statistics
+        connection = request.request
+        is_stream = isinstance(connection, StreamSocket)
         if request.outcome:
             seconds = monotonic() - request.begun_at
             statistics.handling_time += seconds
             if self.observers:
                 self._tell(request, seconds)
-            connection = request.request
-            if isinstance(connection, StreamSocket):
+            if is_stream:
                 statistics.received_before += connection._received
                 statistics.sent_before += connection._total_sent()
         if self._watched:
@@ -332,8 +333,7 @@ class RequestsInProgress(set[InProgress]):
         # The contexts of the task and of the socket's waits refer to this request: break the
         # cycles, or both live until the garbage collector runs (decision 0017). A connection
         # that an overridden shutdown_request() has kept open may still tell of a time-out.
-        connection = request.request
-        if not (isinstance(connection, StreamSocket) and connection.fileno() >= 0):
+        if not is_stream or connection.fileno() < 0:
             request.request = None
         if isinstance(request, InTask):
             request.task = None

@@ -21,8 +21,6 @@ import aiosocketserver
 from tests.support import Peer, client_of, until_later
 from tests.tls_support import Certificates, tls_client
 
-pytestmark = pytest.mark.asyncio
-
 LOCALHOST = ("127.0.0.1", 0)
 
 
@@ -137,6 +135,16 @@ async def serving(server: Any) -> AsyncIterator[Any]:
         yield server
 
 
+async def freed_after(server: Any, end: Callable[[Peer], Awaitable[None]]) -> None:
+    async with serving(server):
+        async with client_of(server.server_address) as client:
+            await client.send(b"hello\n")
+            assert await client.receive(6) == b"hello\n"
+            references = what_serves(server)
+            await end(client)
+        await freed(references)
+
+
 # What fails in a child is freed with the child.
 @pytest.mark.parametrize(
     ("kind", "end"),
@@ -146,13 +154,7 @@ async def serving(server: Any) -> AsyncIterator[Any]:
 async def test_a_connection_is_freed_at_its_end(
     kind: str, end: Callable[[Peer], Awaitable[None]]
 ) -> None:
-    async with serving(SERVERS[kind]()) as server:
-        async with client_of(server.server_address) as client:
-            await client.send(b"hello\n")
-            assert await client.receive(6) == b"hello\n"
-            references = what_serves(server)
-            await end(client)
-        await freed(references)
+    await freed_after(SERVERS[kind](), end)
 
 
 @pytest.mark.parametrize("end", LATE_ENDS, ids=lambda end: end.__name__)
@@ -161,13 +163,7 @@ async def test_a_connection_is_freed_when_a_time_out_has_ended_it(
     kind: str, end: Callable[[Peer], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LegacyEcho, "timeout", 0.1)
-    async with serving(SERVERS[kind](read_timeout=0.1, write_timeout=0.1)) as server:
-        async with client_of(server.server_address) as client:
-            await client.send(b"hello\n")
-            assert await client.receive(6) == b"hello\n"
-            references = what_serves(server)
-            await end(client)
-        await freed(references)
+    await freed_after(SERVERS[kind](read_timeout=0.1, write_timeout=0.1), end)
 
 
 async def test_a_refused_connection_is_freed() -> None:

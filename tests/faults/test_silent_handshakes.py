@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -32,7 +31,7 @@ async def test_others_are_served_meanwhile(
     # The first bytes are those of a handshake, so that it goes on for a while.
     rubbish = (b"\x16\x03\x01\x40\x00" + os.urandom(1000))[:said]
     async with (
-        TCPServer(LOCALHOST, Echo, ssl_context=context, handshake_timeout=1.5) as server,
+        TCPServer(LOCALHOST, Echo, ssl_context=context, handshake_timeout=5) as server,
         AsyncExitStack() as stack,
     ):
         await server.start_serving()
@@ -40,14 +39,13 @@ async def test_others_are_served_meanwhile(
             peer = await stack.enter_async_context(client_of(server.server_address))
             await peer.send(rubbish)
         await until(lambda: server.statistics.accepted == 500)
-        begun = time.monotonic()
         async with tls_client(server.server_address, client) as (reader, writer):
             for _ in range(20):
                 writer.write(b"hello\n")
                 assert await reader.readline() == b"hello\n"
-        # On a machine that has nothing else to do it is a twentieth of a second.
-        assert time.monotonic() - begun < 10
-        while server.statistics.active:  # noqa: ASYNC110 - they have a second and a half
+        # Their handshakes still go on.
+        assert server.statistics.active > 1
+        while server.statistics.active:  # noqa: ASYNC110 - they have five seconds
             await asyncio.sleep(0.05)
         statistics = server.statistics
         cut = statistics.timed_out["handshake_timeout"] + statistics.handshakes_failed
