@@ -355,8 +355,11 @@ def connect():
         except OSError:
             time.sleep(0.01)
 
-with socket.create_server(("127.0.0.1", 0)) as free:
-    PORT = free.getsockname()[1]
+# Held, so that nobody else gets it until the service listens: it may share this address.
+holder = socket.socket()
+holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+holder.bind(("127.0.0.1", 0))
+PORT = holder.getsockname()[1]
 released = threading.Event()
 before = signal.getsignal(signal.SIGTERM)
 threading.Thread(target=connect, daemon=True).start()

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import IO, Any
 import pytest
 
 from tests.deploy_support import APPLICATION, ROOT, ask, metrics
+from tests.port_support import reserved_port
 
 # A handler's own records, of which none is held back: tracebacks are, when there are many.
 FAILS = """
@@ -62,18 +62,14 @@ raise SystemExit(aiosocketserver.run(Fails, bind, workers={workers}, metrics=met
 """
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
-
-
 class Service:
     """A service whose standard output and error are pipes that a test reads when it wants to."""
 
     def __init__(self, folder: Path, *arguments: str, program: str = "", **streams: Any) -> None:
         (folder / "application.py").write_text(APPLICATION + FAILS)
-        self.port, self.metrics_port = free_port(), free_port()
+        self._ports = contextlib.ExitStack()
+        self.port = self._ports.enter_context(reserved_port())
+        self.metrics_port = self._ports.enter_context(reserved_port())
         command = [
             *("-m", "aiosocketserver", "serve", *arguments),
             *("--bind", f"tcp://127.0.0.1:{self.port}"),
@@ -136,6 +132,7 @@ class Service:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+        self._ports.close()
 
 
 @contextlib.contextmanager

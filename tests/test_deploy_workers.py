@@ -32,6 +32,23 @@ class Echo(Served):
         await super().handle()
 """
 
+# Loaded in each worker: in the second one the first one's end comes before its own start.
+KILLS_THE_FIRST = """
+import os, pathlib, select, signal
+from application import Process
+
+first = pathlib.Path("first")
+if first.exists():
+    pid = int(first.read_text())
+    if pid:
+        first.write_text("0")
+        watch = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        select.select([watch], [], [])
+else:
+    first.write_text(str(os.getpid()))
+"""
+
 
 def process_of(sock: socket.socket) -> int:
     """Which worker serves this connection."""
@@ -63,6 +80,16 @@ def test_both_serve_and_one_that_is_killed_is_replaced(loop: str, tmp_path: Path
                 assert process_of(client) != victim
         for client in clients:
             client.close()
+        assert command.end() == 0
+
+
+def test_one_that_is_killed_while_the_second_one_starts_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "killing.py").write_text(KILLS_THE_FIRST)
+    with serving_application(tmp_path, "killing:Process", *TWO) as command:
+        assert "was killed by SIGKILL" in "\n".join(command.lines)
+        while len(command.children()) < 2:
+            with connect(command) as client:
+                process_of(client)
         assert command.end() == 0
 
 

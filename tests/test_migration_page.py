@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -174,9 +173,7 @@ def test_the_attributes_that_are_options_are_told() -> None:
 
 @PAGE.executes("From asyncio streams")
 @pytest.mark.parametrize("number", [0, 1])
-async def test_a_server_of_streams_and_what_becomes_of_it(number: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+async def test_a_server_of_streams_and_what_becomes_of_it(number: int, port: int) -> None:
     names: dict[str, Any] = {}
     exec(PAGE.blocks("python", "From asyncio streams")[number].replace("9994", str(port)), names)
     serving = asyncio.create_task(names["main"]())

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,13 +57,12 @@ def test_quick_start_works_word_for_word(
     environment: dict[str, str],
     tmp_path: Path,
     require_program: Callable[[str], str],
+    port: int,
 ) -> None:
     require_program("nc")
     commands, talk = README.blocks("sh", "Quick start")
     *install, start = commands.splitlines()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    server, talk = FIRST.replace("9999", port), talk.replace("9999", port)
+    server, talk = FIRST.replace("9999", str(port)), talk.replace("9999", str(port))
 
     checkout = tmp_path / "checkout"
     checkout.mkdir()

@@ -14,16 +14,17 @@
 Ports, process ids, times and the version of Python may differ from those on the page.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
 import re
-import socket
 import sys
 from pathlib import Path
 from typing import Self
 
 from tests.page_support import ROOT, Entry, Page, entries
+from tests.port_support import reserved_port
 from tests.terminal_support import Terminal
 
 # Where an address ends in one; then the same number is that port on the whole page.
@@ -58,7 +59,9 @@ class Walk:
         # The one that was started last is the last one.
         self._servers: list[Terminal] = []
         self._by_title: dict[str, Terminal] = {}
-        self._ports = _free_ports(set(_PORT.findall(page.text)))
+        self._held = contextlib.ExitStack()
+        numbers = sorted(set(_PORT.findall(page.text)))
+        self._ports = {each: str(self._held.enter_context(reserved_port())) for each in numbers}
         # What was shown, for the process ids on the page.
         self._process_ids: dict[str, str] = {}
 
@@ -68,6 +71,7 @@ class Walk:
     def __exit__(self, *_: object) -> None:
         for terminal in self._terminals:
             terminal.close()
+        self._held.close()
 
     def follow(self) -> None:
         """Do what the page says, but for code that is neither a file nor typed."""
@@ -207,12 +211,3 @@ def follow_in_checkout(page: Page, home: Path) -> None:
 def _common(line: str) -> str:
     """A line, with one text for whatever may differ."""
     return " ".join(_VARYING.sub("(varies)", _PROCESS_ID.sub("(id)", line)).split())
-
-
-def _free_ports(names: set[str]) -> dict[str, str]:
-    """A port that is free for each of those on a page."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    ports = [str(sock.getsockname()[1]) for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return dict(zip(sorted(names), ports, strict=True))

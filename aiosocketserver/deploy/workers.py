@@ -75,7 +75,7 @@ class Supervisor:
         # What those counted that have ended.
         self._before = Snapshot()
         self._questions = itertools.count(1)
-        # The first workers have started, and nobody has said stop: the dead are replaced.
+        # The first workers have started, and nobody has said stop.
         self._running = False
         self._told_serving = number
         self.stopping = asyncio.Event()
@@ -276,8 +276,10 @@ class Supervisor:
         self._tell_serving()
         if worker.stopping or self.stopping.is_set():
             return
-        # First of all: whatever logs records may wait.
-        if self._running and self._current.get(worker.slot) is worker:
+        # First of all: whatever logs records may wait. One that has served is replaced while
+        # others still make their first start, too.
+        may_be_replaced = self._running or worker.ready.result()
+        if may_be_replaced and self._current.get(worker.slot) is worker:
             self._replace(worker)
         how = f"was killed by {_name(-code)}" if code < 0 else f"ended with {code}"
         logger.error("%s %s", worker, how)
@@ -356,7 +358,7 @@ class Supervisor:
                 worker = self._start(slot)
             except OSError as error:
                 return f"worker {slot + 1} cannot be started ({error})"
-            if not await worker.starts():
+            if not await worker.starts() or worker.ended.done():
                 return f"{worker} cannot start"
             old = self._current.get(slot)
             self._current[slot] = worker
