@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 import weakref
+from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,7 @@ def _holder(frame: FrameType) -> tuple[RequestPipeline | None, InProgress | None
     each: FrameType | None = frame
     while each is not None:
         if each.f_code in serving:
-            found: dict[str, Any] = each.f_locals
+            found: Mapping[str, Any] = each.f_locals
             return found["self"], found["entry"], place or frame
         if place is None and not each.f_code.co_filename.startswith(_LIBRARIES):
             place = each

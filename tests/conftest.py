@@ -80,10 +80,37 @@ if sys.version_info >= (3, 12):
 LOOPS["uvloop"] = _uvloop
 
 
-def pytest_configure() -> None:
+# The test files of --part.
+_part = pytest.StashKey[set[Path]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
     # A shell's background job ignores Ctrl-C, and so would each program that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if part := config.getoption("--part"):
+        k, n = map(int, part.split("/"))
+        config.stash[_part] = set(_test_files(config)[k - 1 :: n])
+
+
+def _test_files(config: pytest.Config) -> list[Path]:
+    """The files that have a test to run, in order, as far as options tell before they are read."""
+    ignored = [Path(path).absolute() for path in config.getoption("ignore") or ()]
+    files = set[Path]()
+    for name in config.args:
+        path = Path(name).absolute()
+        files.update(path.rglob("test_*.py") if path.is_dir() else [path])
+    if config.getoption("--only-async"):
+        files = {path for path in files if "async def test" in path.read_text()}
+    return sorted(p for p in files if not any(p.is_relative_to(each) for each in ignored))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # A file of another part is not even imported: importing them all takes as long as most parts.
+    chosen = config.stash.get(_part, None)
+    if chosen is None or collection_path.is_dir() or collection_path in chosen:
+        return None
+    return True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -144,10 +171,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in kept if is_async_test(item) or _loops_of(item)]
     if config.getoption("--only-async"):
         kept = [item for item in kept if is_async_test(item)]
-    if part := config.getoption("--part"):
-        k, n = map(int, part.split("/"))
-        chosen = set(sorted({item.path for item in kept})[k - 1 :: n])
-        kept = [item for item in kept if item.path in chosen]
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept

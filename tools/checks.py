@@ -79,7 +79,7 @@ def ruff_checks() -> list[Check]:
 def lint_checks() -> list[Check]:
     checks = ruff_checks()
     # The oldest and the newest version: code may stand behind a test of sys.version_info.
-    for version in ("3.11", "3.13"):
+    for version in ("3.11", "3.15"):
         checks += [
             Check(f"mypy for {version}", python("-m", "mypy", "--python-version", version)),
             Check(
@@ -138,7 +138,7 @@ def coroutine_tests(interpreter: str) -> Check:
 
 def quick_checks() -> list[Check]:
     arguments = "--loops=asyncio,uvloop", "--only-async", "--ignore=tests/faults"
-    return parts(sys.executable, "on loops", *arguments, n=AT_ONCE)
+    return parts(sys.executable, "on loops", *arguments, n=2 * AT_ONCE)
 
 
 def parts(
