@@ -13,27 +13,27 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from ._log_records import request_id
-from .datagram_server import UDPServer
-from .datagram_socket import DatagramSocket
-from .draining import ShutdownReport
 from .errors import LimitExceeded, TimedOut
-from .files import SocketReader, SocketWriter
-from .greenlets import GreenletMixIn
-from .handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
+from .greenlets.mix_in import GreenletMixIn
 from .mixed_servers import GreenletTCPServer, ThreadingTCPServer, ThreadingUDPServer
-from .offload import ThreadingMixIn
 from .options import ServerOptions
-from .proxy_protocol import ProxyHeader, proxy_header
-from .server import BaseServer
-from .sockets import StreamSocket
-from .statistics import Statistics
-from .stream_server import TCPServer
-from .tls import CertificateFiles
+from .requests.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
+from .requests.log_records import request_id
+from .requests.statistics import Statistics
+from .servers.base import BaseServer
+from .servers.certificates import CertificateFiles
+from .servers.datagram import UDPServer
+from .servers.draining import ShutdownReport
+from .servers.in_threads import ThreadingMixIn
+from .servers.proxy_protocol import ProxyHeader, proxy_header
+from .servers.stream import TCPServer
+from .sockets.datagram import DatagramSocket
+from .sockets.files import SocketReader, SocketWriter
+from .sockets.stream import StreamSocket
 
 if TYPE_CHECKING:
     from .deploy import StartError, run, serving
-    from .greenlet_socket import GreenletSocket
+    from .greenlets.greenlet_socket import GreenletSocket
 
 # The only place: pyproject.toml and the command line have it from here.
 __version__ = "0.1.0"
@@ -71,18 +71,18 @@ __all__ = [
 
 # As in socketserver, a name is there when the system has what it stands for.
 if hasattr(os, "fork"):
-    from .forking import ForkingMixIn
     from .mixed_servers import ForkingTCPServer, ForkingUDPServer
+    from .servers.in_children import ForkingMixIn
 
     __all__ += ["ForkingMixIn", "ForkingTCPServer", "ForkingUDPServer"]
 if hasattr(socket, "AF_UNIX"):
-    from .datagram_server import UnixDatagramServer
     from .mixed_servers import (
         GreenletUnixStreamServer,
         ThreadingUnixDatagramServer,
         ThreadingUnixStreamServer,
     )
-    from .stream_server import UnixStreamServer
+    from .servers.datagram import UnixDatagramServer
+    from .servers.stream import UnixStreamServer
 
     __all__ += [
         "GreenletUnixStreamServer",
@@ -99,7 +99,7 @@ if hasattr(socket, "AF_UNIX"):
 
 # Loaded when they are first used: a program that serves by itself needs none of them.
 _LOADED_LATER = {
-    "GreenletSocket": "greenlet_socket",
+    "GreenletSocket": "greenlets.greenlet_socket",
     "StartError": "deploy",
     "run": "deploy",
     "serving": "deploy",

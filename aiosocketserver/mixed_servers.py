@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 
-from .datagram_server import UDPServer
-from .forking import ForkingMixIn
-from .greenlets import GreenletMixIn
-from .offload import ThreadingMixIn
-from .stream_server import TCPServer
+from .greenlets.mix_in import GreenletMixIn
+from .servers.datagram import UDPServer
+from .servers.in_children import ForkingMixIn
+from .servers.in_threads import ThreadingMixIn
+from .servers.stream import TCPServer
 
 
 class ThreadingTCPServer(ThreadingMixIn, TCPServer):
@@ -34,8 +34,8 @@ if hasattr(os, "fork"):
 
 
 if hasattr(socket, "AF_UNIX"):
-    from .datagram_server import UnixDatagramServer
-    from .stream_server import UnixStreamServer
+    from .servers.datagram import UnixDatagramServer
+    from .servers.stream import UnixStreamServer
 
     class GreenletUnixStreamServer(GreenletMixIn, UnixStreamServer):
         """`UnixStreamServer` that runs legacy handlers in greenlets."""

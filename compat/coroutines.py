@@ -10,13 +10,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from aiosocketserver._handler_kinds import HandlerKind, handler_kind
-from aiosocketserver._in_progress import InTask
-from aiosocketserver.connections import ConnectionServer
-from aiosocketserver.datagram_socket import DatagramSocket
-from aiosocketserver.failures import awaitable
-from aiosocketserver.handlers import BaseRequestHandler, coroutine_of
-from aiosocketserver.pipeline import made_to_await
+from aiosocketserver.requests.failures import awaitable
+from aiosocketserver.requests.handler_kinds import HandlerKind, handler_kind
+from aiosocketserver.requests.handlers import BaseRequestHandler, coroutine_of
+from aiosocketserver.requests.in_progress import InTask
+from aiosocketserver.requests.pipeline import made_to_await
+from aiosocketserver.servers.connections import ConnectionServer
+from aiosocketserver.sockets.datagram import DatagramSocket
 
 from .loops import new_loop, without_running_loop
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from aiosocketserver.options import check_options
-from aiosocketserver.pipeline import made_to_await
+from aiosocketserver.requests.pipeline import made_to_await
 
 from .coroutines import requests_of, serve_coroutine
 from .loops import LoopFactory, loop_factory_of, new_loop

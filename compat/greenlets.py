@@ -10,8 +10,8 @@ import socketserver
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from aiosocketserver import watchdog
-from aiosocketserver.greenlets import GreenletMixIn
+from aiosocketserver.greenlets.mix_in import GreenletMixIn
+from aiosocketserver.requests import watchdog
 
 from .coroutines import CoroutineRequests, _serving
 

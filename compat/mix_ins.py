@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, ParamSpec, TypeVar
 
-from aiosocketserver._back_off import cannot_start
-from aiosocketserver.children import ChildWatch, leave_servers, start_child
-from aiosocketserver.threads import Job, name_of_new_thread
+from aiosocketserver.common.back_off import cannot_start
+from aiosocketserver.requests.children import ChildWatch, leave_servers, start_child
+from aiosocketserver.requests.threads import Job, name_of_new_thread
 
 from .coroutines import requests_of, serve_coroutine
 from .engine import Engine, with_engine

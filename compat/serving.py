@@ -16,12 +16,12 @@ from contextvars import copy_context
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from aiosocketserver._back_off import BackOff, is_shortage
-from aiosocketserver._cpython import set_running_loop
-from aiosocketserver._starts import Starts
-from aiosocketserver._taking import MSG_DONTWAIT, Taking, accept_at_once, while_nonblocking
-from aiosocketserver.listener import is_listening
-from aiosocketserver.server import cannot_watch
+from aiosocketserver.common.back_off import BackOff, is_shortage
+from aiosocketserver.common.cpython import set_running_loop
+from aiosocketserver.requests.starts import Starts
+from aiosocketserver.servers.base import cannot_watch
+from aiosocketserver.servers.listener import is_listening
+from aiosocketserver.servers.taking import MSG_DONTWAIT, Taking, accept_at_once, while_nonblocking
 
 from .coroutines import CoroutineRequests
 from .greenlets import GreenletRequests, wants_greenlets

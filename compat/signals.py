@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from aiosocketserver.children import is_from_loop
+from aiosocketserver.requests.children import is_from_loop
 
 
 class SignalHandlers:

@@ -8,9 +8,9 @@ import threading
 from socketserver import UDPServer
 from typing import TYPE_CHECKING, Any
 
-from aiosocketserver.children import ChildWatch, live_servers
-from aiosocketserver.datagram_receiver import Arrival, DatagramReceiver
-from aiosocketserver.threads import ThreadPool
+from aiosocketserver.requests.children import ChildWatch, live_servers
+from aiosocketserver.requests.threads import ThreadPool
+from aiosocketserver.sockets.datagram_receiver import Arrival, DatagramReceiver
 
 from .coroutines import THREAD_IDLE_TIMEOUT, is_coroutine_handler
 from .loops import LoopFactory, loop_factory_of

@@ -10,8 +10,8 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-from aiosocketserver.lingering import LingeringSockets
-from aiosocketserver.sockets import StreamSocket
+from aiosocketserver.sockets.lingering import LingeringSockets
+from aiosocketserver.sockets.stream import StreamSocket
 
 
 class HasFileno(Protocol):

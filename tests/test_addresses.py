@@ -16,7 +16,7 @@ from aiosocketserver import (
     UnixDatagramServer,
     UnixStreamServer,
 )
-from aiosocketserver.addresses import UNIX_PATH_MAX, family_of
+from aiosocketserver.servers.addresses import UNIX_PATH_MAX, family_of
 from tests.support import ask
 
 

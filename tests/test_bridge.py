@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import aiosocketserver
-from aiosocketserver import bridge
+from aiosocketserver.requests import bridge
 from tests.support import ask, client_of
 
 colour: ContextVar[str] = ContextVar("colour", default="none")

@@ -20,7 +20,7 @@ from aiosocketserver import (
     TCPServer,
     ThreadingTCPServer,
 )
-from aiosocketserver.statistics import RequestEnd
+from aiosocketserver.requests.statistics import RequestEnd
 from tests.deploy_support import metrics, serving_application
 from tests.support import ask, until_later
 from tests.test_deploy_metrics import port_of_metrics

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import aiosocketserver
-from aiosocketserver import _cpython
+from aiosocketserver.common import cpython
 
 PACKAGE = Path(aiosocketserver.__file__).parent
 PRIVATE = re.compile(
@@ -26,7 +26,7 @@ FILES = [*PACKAGE.rglob("*.py"), *(PACKAGE / "compat").resolve().rglob("*.py")]
 
 @pytest.mark.parametrize("path", sorted(set(FILES)), ids=str)
 def test_a_private_name_of_cpython_is_used_in_one_file(path: Path) -> None:
-    if path.name != "_cpython.py":
+    if path.name != "cpython.py":
         assert set(PRIVATE.findall(path.read_text())) <= DOCUMENTED
 
 
@@ -59,10 +59,10 @@ async def test_attributes_of_tasks_are_there() -> None:
 
     task = asyncio.create_task(wait())
     await asyncio.sleep(0)
-    assert hasattr(task, _cpython.MUST_CANCEL)
+    assert hasattr(task, cpython.MUST_CANCEL)
     assert hasattr(task, "_log_destroy_pending")
     assert hasattr(asyncio.get_running_loop().create_future(), "_asyncio_future_blocking")
-    _cpython.leave_behind(task)
+    cpython.leave_behind(task)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -71,15 +71,15 @@ async def test_attributes_of_tasks_are_there() -> None:
 def test_the_threads_of_an_executor() -> None:
     with ThreadPoolExecutor(1) as executor:
         thread = executor.submit(threading.current_thread).result()
-        assert set(_cpython.threads_of(executor)) == {thread}
+        assert set(cpython.threads_of(executor)) == {thread}
 
 
 def test_the_loop_that_a_thread_has_set() -> None:
     def look() -> tuple[object, object, object]:
-        before = _cpython.event_loop_set_here()
+        before = cpython.event_loop_set_here()
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
-        found = _cpython.event_loop_set_here()
+        found = cpython.event_loop_set_here()
         asyncio.set_event_loop(None)
         loop.close()
         return before, found, loop

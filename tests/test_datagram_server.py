@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import aiosocketserver
-from aiosocketserver.datagram_socket import DatagramSocket
+from aiosocketserver.sockets.datagram import DatagramSocket
 from tests.support import until, wait_until_readable
 
 MakeServer = Callable[..., aiosocketserver.UDPServer]

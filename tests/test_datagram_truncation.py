@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import aiosocketserver
-from aiosocketserver import datagram_receiver
-from aiosocketserver._log_limits import LogLimit
+from aiosocketserver.common.log_limits import LogLimit
+from aiosocketserver.sockets import datagram_receiver
 from tests.datagram_support import CountingServer, receive
 from tests.support import until
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import aiosocketserver
-from aiosocketserver.datagram_socket import kernel_drops
-from aiosocketserver.datagrams import DATAGRAM_BATCH
+from aiosocketserver.servers.dispatcher import DATAGRAM_BATCH
+from aiosocketserver.sockets.datagram import kernel_drops
 from tests.datagram_support import CountingServer, Gated, Handler, ask
 from tests.support import until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aiosocketserver.deploy import access_log
-from aiosocketserver.statistics import RequestEnd
+from aiosocketserver.requests.statistics import RequestEnd
 from tests.deploy_support import ask, serving_application
 
 BIND = ("--bind", "tcp://127.0.0.1:0")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aiosocketserver.deploy.snapshots import BUCKETS, Durations, Snapshot
-from aiosocketserver.statistics import RequestEnd
+from aiosocketserver.requests.statistics import RequestEnd
 from tests.deploy_support import Command, ask, get, metrics, receive_all, serving_application
 
 ARGUMENTS = ("--bind", "tcp://127.0.0.1:0", "--metrics", "127.0.0.1:0")

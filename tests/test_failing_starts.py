@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 import aiosocketserver
-from aiosocketserver import _back_off, _request_times
+from aiosocketserver.common import back_off
+from aiosocketserver.requests.times import RequestTimes
+from aiosocketserver.sockets.datagram_receiver import DatagramReceiver
 from tests.forking_support import all_reaped, ask, client_of
 from tests.shortage_support import (
     NO_KERNEL_MEMORY,
@@ -39,8 +41,8 @@ SHORTAGES = [
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_back_off, "FIRST_BACK_OFF", 0.002)
-    monkeypatch.setattr(_back_off, "LAST_BACK_OFF", 0.01)
+    monkeypatch.setattr(back_off, "FIRST_BACK_OFF", 0.002)
+    monkeypatch.setattr(back_off, "LAST_BACK_OFF", 0.01)
 
 
 class Answer(socketserver.BaseRequestHandler):
@@ -124,8 +126,8 @@ async def test_datagrams_wait(
 
 @pytest.mark.parametrize("what", ["start", "fork"])
 async def test_it_is_tried_ever_more_seldom(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_back_off, "FIRST_BACK_OFF", 0.02)
-    monkeypatch.setattr(_back_off, "LAST_BACK_OFF", 1.0)
+    monkeypatch.setattr(back_off, "FIRST_BACK_OFF", 0.02)
+    monkeypatch.setattr(back_off, "LAST_BACK_OFF", 1.0)
     async with server_of(what) as server:
         await server.start_serving()
         shortage = Shortage(monkeypatch, what, NO_MEMORY)
@@ -149,8 +151,8 @@ async def test_a_thread_that_becomes_free_takes_it_at_once(monkeypatch: pytest.M
     async with aiosocketserver.ThreadingTCPServer(LOCALHOST, Handler) as server:
         await server.start_serving()
         # After which nobody would look in the time of this test.
-        monkeypatch.setattr(_back_off, "FIRST_BACK_OFF", 1000.0)
-        monkeypatch.setattr(_back_off, "LAST_BACK_OFF", 1000.0)
+        monkeypatch.setattr(back_off, "FIRST_BACK_OFF", 1000.0)
+        monkeypatch.setattr(back_off, "LAST_BACK_OFF", 1000.0)
         async with client_of(server.server_address) as first:
             assert await first.receive(5) == b"begun"
             shortage = Shortage(monkeypatch, "start", NO_THREAD)
@@ -165,8 +167,8 @@ async def test_after_a_child_that_ends_another_one_is_started_at_once(
 ) -> None:
     async with server_of("fork") as server:
         await server.start_serving()
-        monkeypatch.setattr(_back_off, "FIRST_BACK_OFF", 1000.0)
-        monkeypatch.setattr(_back_off, "LAST_BACK_OFF", 1000.0)
+        monkeypatch.setattr(back_off, "FIRST_BACK_OFF", 1000.0)
+        monkeypatch.setattr(back_off, "LAST_BACK_OFF", 1000.0)
         async with client_of(server.server_address) as first:
             await until(lambda: server.active_children)
             shortage = Shortage(monkeypatch, "fork", NO_PROCESS)
@@ -181,7 +183,7 @@ async def test_after_a_child_that_ends_another_one_is_started_at_once(
 @pytest.mark.parametrize("what", ["start", "fork"])
 async def test_a_shutdown_cuts_those_that_wait(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with server_of(what) as server:
-        ends: list[aiosocketserver.statistics.RequestEnd] = []
+        ends: list[aiosocketserver.requests.statistics.RequestEnd] = []
         server._requests.observers.append(ends.append)
         await server.start_serving()
         shortage = Shortage(monkeypatch, what, NO_MEMORY)
@@ -236,7 +238,7 @@ def test_what_goes_on_elsewhere_has_no_more_time_than_is_left() -> None:
         begun_at = time.monotonic() - 100
 
     delays: list[float] = []
-    times = _request_times.RequestTimes(Loop(), 10.0, print, None)  # type: ignore[arg-type]
+    times = RequestTimes(Loop(), 10.0, print, None)  # type: ignore[arg-type]
     times.begun(Request())  # type: ignore[arg-type]
     assert delays == [0.0]
 
@@ -411,7 +413,7 @@ async def test_a_datagram_for_which_there_is_no_memory_is_read_later(
         async def handle(self) -> None:
             self.wfile.write(self.packet)
 
-    receive = aiosocketserver.datagram_receiver.DatagramReceiver.receive
+    receive = DatagramReceiver.receive
 
     def fails(self: Any) -> Any:
         nonlocal failures
@@ -420,7 +422,7 @@ async def test_a_datagram_for_which_there_is_no_memory_is_read_later(
             raise error
         return receive(self)
 
-    monkeypatch.setattr(aiosocketserver.datagram_receiver.DatagramReceiver, "receive", fails)
+    monkeypatch.setattr(DatagramReceiver, "receive", fails)
     async with Server(LOCALHOST, Echo) as server:
         await server.start_serving()
         with socket.socket(type=socket.SOCK_DGRAM) as client:

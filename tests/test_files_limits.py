@@ -8,7 +8,7 @@ import pytest
 
 from aiosocketserver import StreamRequestHandler, TCPServer
 from aiosocketserver.errors import LimitExceeded
-from aiosocketserver.files import SocketReader
+from aiosocketserver.sockets.files import SocketReader
 from tests.support import Peer, ask, connected
 
 LINE = 10

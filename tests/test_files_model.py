@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from aiosocketserver.files import SocketWriter
-from aiosocketserver.sockets import StreamSocket
+from aiosocketserver.sockets.files import SocketWriter
+from aiosocketserver.sockets.stream import StreamSocket
 from tests.support import connected, small_pair, tcp_pair
 
 SIZES = [0, 1, 10, 500, 5_000, 40_000, 65_535, 65_536, 100_000]

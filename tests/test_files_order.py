@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aiosocketserver.files import SocketWriter
-from aiosocketserver.sockets import StreamSocket
+from aiosocketserver.sockets.files import SocketWriter
+from aiosocketserver.sockets.stream import StreamSocket
 from tests.support import connected, small_pair
 
 # So many bytes may be pending before a write waits.

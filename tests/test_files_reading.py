@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from aiosocketserver import TCPServer
-from aiosocketserver.files import SocketReader
-from aiosocketserver.handlers import StreamRequestHandler
-from aiosocketserver.sockets import StreamSocket
+from aiosocketserver.requests.handlers import StreamRequestHandler
+from aiosocketserver.sockets.files import SocketReader
+from aiosocketserver.sockets.stream import StreamSocket
 from tests.support import Peer, client_of, connected, tcp_pair, until
 
 Connection = tuple[SocketReader, Peer, StreamSocket]

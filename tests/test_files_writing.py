@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from aiosocketserver import StreamRequestHandler, TCPServer
-from aiosocketserver._plain_socket import is_error_of
-from aiosocketserver.files import SocketReader, SocketWriter
+from aiosocketserver.sockets.files import SocketReader, SocketWriter
+from aiosocketserver.sockets.plain_socket import is_error_of
 from tests.support import arrived, ask, client_of, connected, small_pair, until
 
 # So many bytes may be pending before a write waits.

@@ -333,7 +333,7 @@ async def test_shutdown_waits_for_children() -> None:
 async def test_shutdown_terminates_children_at_the_deadline_and_kills_deaf_ones(
     deaf: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("aiosocketserver.draining._GRACE", 10.0 if not deaf else 0.2)
+    monkeypatch.setattr("aiosocketserver.servers.draining._GRACE", 10.0 if not deaf else 0.2)
 
     class Stays(Held):
         def handle(self) -> None:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from aiosocketserver._in_greenlet import GreenletPool
-from aiosocketserver.greenlet_socket import GreenletSocket
+from aiosocketserver.greenlets.greenlet_socket import GreenletSocket
+from aiosocketserver.greenlets.pool import GreenletPool
 from tests.support import connected, small_pair, tcp_pair
 from tests.tls_support import Certificates
 

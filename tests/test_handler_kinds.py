@@ -13,7 +13,7 @@ import pytest
 
 import aiosocketserver
 from aiosocketserver import TCPServer, ThreadingTCPServer
-from aiosocketserver._handler_kinds import HandlerKind, handler_kind
+from aiosocketserver.requests.handler_kinds import HandlerKind, handler_kind
 from tests.support import ask
 
 LOCALHOST = ("127.0.0.1", 0)

@@ -230,7 +230,7 @@ async def test_no_timer_runs_without_service_actions(monkeypatch: pytest.MonkeyP
 
     async with TCPServer(LOCALHOST, Upper) as server:
         with monkeypatch.context() as patched:
-            patched.setattr("aiosocketserver.server.asyncio.wait", no_wait)
+            patched.setattr("aiosocketserver.servers.base.asyncio.wait", no_wait)
             task = asyncio.create_task(server.serve_forever(0.001))
             assert await ask(server.server_address, b"a") == b"A"
             await server.shutdown()

@@ -20,8 +20,8 @@ from aiosocketserver import (
     UDPServer,
     UnixStreamServer,
 )
-from aiosocketserver._hosts import HostCounts, host_of
-from aiosocketserver.connections import share_max_connections
+from aiosocketserver.requests.hosts import HostCounts, host_of
+from aiosocketserver.servers.connections import share_max_connections
 from tests.support import Peer, ask, client_of, until, until_queued
 
 LOCALHOST = ("127.0.0.1", 0)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from aiosocketserver import BaseRequestHandler, TCPServer, UnixStreamServer
-from aiosocketserver._send_queue import SendQueue
-from aiosocketserver.lingering import LINGER_BYTES, LingeringSockets, linger
+from aiosocketserver.sockets.lingering import LINGER_BYTES, LingeringSockets, linger
+from aiosocketserver.sockets.send_queue import SendQueue
 from tests.support import Peer, client_of, fill, tcp_pair, until
 
 Pair = Callable[[], tuple[socket.socket, socket.socket]]

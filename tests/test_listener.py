@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aiosocketserver.listener import ACCEPT_BATCH, Listener
+from aiosocketserver.servers.listener import ACCEPT_BATCH, Listener
 
 
 class Clock:

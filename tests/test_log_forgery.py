@@ -21,7 +21,7 @@ from aiosocketserver import (
     UnixStreamServer,
 )
 from aiosocketserver.deploy import access_log
-from aiosocketserver.statistics import RequestEnd
+from aiosocketserver.requests.statistics import RequestEnd
 from tests.deploy_support import get, serving_command
 from tests.support import client_of, until
 

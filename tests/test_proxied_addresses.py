@@ -19,10 +19,10 @@ from aiosocketserver import (
     ThreadingTCPServer,
     UnixStreamServer,
 )
-from aiosocketserver._proxies import TrustedProxies
 from aiosocketserver.deploy import access_log
-from aiosocketserver.proxy_protocol import parse_header
-from aiosocketserver.statistics import RequestEnd
+from aiosocketserver.requests.statistics import RequestEnd
+from aiosocketserver.servers.proxies import TrustedProxies
+from aiosocketserver.servers.proxy_protocol import parse_header
 from tests.support import ask, client_of, until
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"

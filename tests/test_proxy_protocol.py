@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiosocketserver import ProxyHeader
-from aiosocketserver.proxy_protocol import ProxyHeaderError, is_header, parse_header, parse_tlvs
+from aiosocketserver.servers.proxy_protocol import (
+    ProxyHeaderError,
+    is_header,
+    parse_header,
+    parse_tlvs,
+)
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 

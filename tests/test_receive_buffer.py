@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiosocketserver._receive_buffer import ReceiveBuffer
+from aiosocketserver.sockets.receive_buffer import ReceiveBuffer
 
 # Few different bytes, so that separators and their beginnings are frequent.
 data_bytes = st.lists(st.sampled_from(b"ab\r\n"), max_size=60).map(bytes)
@@ -151,7 +151,9 @@ def test_one_byte_segments_are_searched_once_each(
     separator: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CountingBytes, "looked_at", 0)
-    monkeypatch.setattr("aiosocketserver._receive_buffer.bytearray", CountingBytes, raising=False)
+    monkeypatch.setattr(
+        "aiosocketserver.sockets.receive_buffer.bytearray", CountingBytes, raising=False
+    )
     length = 64 * 1024
     buffer = ReceiveBuffer()
     for _ in range(length):

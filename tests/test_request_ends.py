@@ -18,7 +18,7 @@ from aiosocketserver import (
     ThreadingTCPServer,
     UDPServer,
 )
-from aiosocketserver.statistics import RequestEnd
+from aiosocketserver.requests.statistics import RequestEnd
 from tests.support import ask, client_of, until
 from tests.tls_support import Certificates
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiosocketserver._send_queue import JOIN_SIZE, SendQueue
+from aiosocketserver.sockets.send_queue import JOIN_SIZE, SendQueue
 
 
 class Kernel:

@@ -206,7 +206,7 @@ async def test_a_handler_is_cancelled_at_the_deadline(
 async def test_a_handler_that_ignores_its_cancellation_loses_its_connection(
     monkeypatch: pytest.MonkeyPatch, errors: Callable[[], list[str]]
 ) -> None:
-    monkeypatch.setattr("aiosocketserver.draining._GRACE", 0.05)
+    monkeypatch.setattr("aiosocketserver.servers.draining._GRACE", 0.05)
 
     class Stubborn(BaseRequestHandler):
         async def handle(self) -> None:
@@ -229,7 +229,7 @@ async def test_a_handler_that_ignores_its_cancellation_loses_its_connection(
 async def test_a_handler_that_cannot_be_ended_is_reported_and_abandoned(
     monkeypatch: pytest.MonkeyPatch, errors: Callable[[], list[str]]
 ) -> None:
-    monkeypatch.setattr("aiosocketserver.draining._GRACE", 0.05)
+    monkeypatch.setattr("aiosocketserver.servers.draining._GRACE", 0.05)
     release = asyncio.Event()
 
     class Immortal(BaseRequestHandler):
@@ -275,7 +275,7 @@ async def test_shutdown_waits_until_clients_have_their_answers() -> None:
 async def test_a_client_that_never_closes_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aiosocketserver.draining._GRACE", 0.05)
+    monkeypatch.setattr("aiosocketserver.servers.draining._GRACE", 0.05)
 
     class Brief(BaseRequestHandler):
         async def handle(self) -> None:
@@ -293,7 +293,7 @@ async def test_a_client_that_never_closes_does_not_hold_up_the_end(
 async def test_a_thread_that_cannot_be_ended_is_reported_and_abandoned(
     monkeypatch: pytest.MonkeyPatch, errors: Callable[[], list[str]]
 ) -> None:
-    monkeypatch.setattr("aiosocketserver.draining._GRACE", 0.05)
+    monkeypatch.setattr("aiosocketserver.servers.draining._GRACE", 0.05)
     release = threading.Event()
 
     class Immortal(socketserver.BaseRequestHandler):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiosocketserver.sockets import StreamSocket
+from aiosocketserver.sockets.stream import StreamSocket
 from tests.support import connected, fill
 
 CALLS: dict[str, Callable[[StreamSocket], Coroutine[Any, Any, object]]] = {

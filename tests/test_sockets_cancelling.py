@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from aiosocketserver.files import SocketWriter
-from aiosocketserver.lingering import LingeringSockets
-from aiosocketserver.sockets import StreamSocket
+from aiosocketserver.sockets.files import SocketWriter
+from aiosocketserver.sockets.lingering import LingeringSockets
+from aiosocketserver.sockets.stream import StreamSocket
 from tests.support import connected, fill, until, wait_until_readable
 
 Receive = Callable[[StreamSocket, int], Awaitable[bytes]]

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from aiosocketserver._plain_socket import is_error_of
-from aiosocketserver.files import SocketWriter
-from aiosocketserver.lingering import LingeringSockets
-from aiosocketserver.sockets import StreamSocket
+from aiosocketserver.sockets.files import SocketWriter
+from aiosocketserver.sockets.lingering import LingeringSockets
+from aiosocketserver.sockets.plain_socket import is_error_of
+from aiosocketserver.sockets.stream import StreamSocket
 from tests.support import connected, fill, tcp_pair, until
 
 End = Callable[[StreamSocket], object]

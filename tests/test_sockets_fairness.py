@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from aiosocketserver import StreamRequestHandler, TCPServer
-from aiosocketserver.files import SocketReader, SocketWriter
-from aiosocketserver.sockets import StreamSocket
+from aiosocketserver.sockets.files import SocketReader, SocketWriter
+from aiosocketserver.sockets.stream import StreamSocket
 from tests.support import ask, connected, fill
 
 # More calls than one connection may make in a turn, and much less than what tests make.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aiosocketserver._plain_socket import is_error_of
+from aiosocketserver.sockets.plain_socket import is_error_of
 from tests.support import connected, fill, tcp_pair, until, wait_until_readable
 
 

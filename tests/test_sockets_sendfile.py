@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aiosocketserver._plain_socket import is_error_of
-from aiosocketserver.files import SocketWriter
+from aiosocketserver.sockets.files import SocketWriter
+from aiosocketserver.sockets.plain_socket import is_error_of
 from tests.support import connected, fill, until
 
 # More than a connection holds in its kernel buffers.

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from aiosocketserver._plain_socket import is_error_of
-from aiosocketserver.files import SocketWriter
-from aiosocketserver.sockets import StreamSocket
+from aiosocketserver.sockets.files import SocketWriter
+from aiosocketserver.sockets.plain_socket import is_error_of
+from aiosocketserver.sockets.stream import StreamSocket
 from tests.support import connected, fill, tcp_pair, until
 
 # More than a connection holds in its kernel buffers.

@@ -159,7 +159,7 @@ async def test_shutdown_waits_for_threads_and_releases_a_stuck_one_at_the_deadli
 async def test_thread_that_does_not_end_is_reported_and_abandoned(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiosocketserver.draining._GRACE", 0.05)
+    monkeypatch.setattr("aiosocketserver.servers.draining._GRACE", 0.05)
     released = threading.Event()
 
     class Deaf(socketserver.StreamRequestHandler):

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from aiosocketserver import threads
-from aiosocketserver.threads import ThreadPool
+from aiosocketserver.requests import threads
+from aiosocketserver.requests.threads import ThreadPool
 
 colour: ContextVar[str] = ContextVar("colour", default="none")
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import cast
 
-from aiosocketserver._time_limits import BLOCKED, MessageTimeout, WaitTimeout
+from aiosocketserver.sockets.time_limits import BLOCKED, MessageTimeout, WaitTimeout
 
 
 class Timer:

@@ -23,7 +23,7 @@ from aiosocketserver import (
     TimedOut,
     UDPServer,
 )
-from aiosocketserver.stream_server import TCPServer as AnyTCPServer
+from aiosocketserver.servers.stream import TCPServer as AnyTCPServer
 from tests.support import Peer, ask, client_of, fill, until, until_later
 
 LOCALHOST = ("127.0.0.1", 0)

@@ -10,9 +10,9 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiosocketserver._send_queue import SendQueue
-from aiosocketserver._tls_channel import TLSChannel
-from aiosocketserver._tls_ending import ChannelEnd
+from aiosocketserver.sockets.send_queue import SendQueue
+from aiosocketserver.sockets.tls_channel import TLSChannel
+from aiosocketserver.sockets.tls_ending import ChannelEnd
 
 AUTHORITY = trustme.CA()
 SERVER = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

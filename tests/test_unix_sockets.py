@@ -13,12 +13,7 @@ from typing import Any
 
 import pytest
 
-from aiosocketserver import (
-    BaseRequestHandler,
-    TCPServer,
-    UnixDatagramServer,
-    UnixStreamServer,
-)
+from aiosocketserver import BaseRequestHandler, TCPServer, UnixDatagramServer, UnixStreamServer
 from tests.support import ask, client_of, connected, tcp_pair
 
 SERVERS = [UnixStreamServer, UnixDatagramServer]

@@ -5,7 +5,7 @@ import contextvars
 
 import pytest
 
-from aiosocketserver._waiter import GIVE_WAY, Waiter
+from aiosocketserver.sockets.waiter import GIVE_WAY, Waiter
 
 
 async def wait(waiter: Waiter) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import aiosocketserver
-from aiosocketserver import watchdog
+from aiosocketserver.requests import watchdog
 from tests.greenlet_support import greenlet_server, handling
 from tests.support import ask, client_of, until
 

@@ -7,8 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from .._printable import spell_address
-from ..statistics import RequestEnd
+from ..common.printable import spell_address
+from ..requests.statistics import RequestEnd
 from .log_output import without_waiting
 
 logger = logging.getLogger("aiosocketserver.access")

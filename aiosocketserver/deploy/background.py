@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Unpack
 
 from ..options import ServerOptions
-from ..stream_server import TCPServer
+from ..servers.stream import TCPServer
 from .binds import Bind, SocketOptions, open_sockets
 from .ending import run_to_end
 from .errors import StartError

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from .. import addresses
-from .._socket_paths import SocketPath
-from ..listener import is_listening
-from ..stream_server import TCPServer
+from ..servers import addresses
+from ..servers.listener import is_listening
+from ..servers.socket_paths import SocketPath
+from ..servers.stream import TCPServer
+from ..sockets.unix import AF_UNIX
 from .errors import StartError
 from .standard_streams import put_aside
 
@@ -119,7 +120,7 @@ class OpenSocket:
     def __str__(self) -> str:
         """As a bind that would lead there."""
         address = self.address
-        if self.sock.family == addresses.AF_UNIX:
+        if self.sock.family == AF_UNIX:
             kind = "unix" if self.is_stream else "unix-dgram"
             name = os.fsdecode(address)
             place = "@" + name[1:] if name.startswith("\0") else name

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..children import live_servers
+from ..requests.children import live_servers
 
 
 class Channel:

@@ -18,15 +18,7 @@ from .exits import CANNOT_START, exit_code
 from .log_lines import LineFormatter
 from .log_output import take_over, tell
 from .running import serve as serve_target
-from .settings import (
-    ACCESS_LOGS,
-    LOOPS,
-    Option,
-    Settings,
-    default_binds,
-    read_file,
-    server_options,
-)
+from .settings import ACCESS_LOGS, LOOPS, Option, Settings, default_binds, read_file, server_options
 from .standard_streams import open_standard_streams
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")

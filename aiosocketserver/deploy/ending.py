@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import AsyncGeneratorType, FrameType
 from typing import Any, NoReturn, TypeVar
 
-from .._cpython import (
+from ..common.cpython import (
     JOINS_ALL_THREADS,
     frames_of_threads,
     join_all_threads,
@@ -30,8 +30,8 @@ from .._cpython import (
     run_exit_functions,
     threads_of,
 )
-from ..children import flush_standard_streams
-from ..threads import end_all_idle
+from ..requests.children import flush_standard_streams
+from ..requests.threads import end_all_idle
 from . import log_output
 
 logger = logging.getLogger("aiosocketserver.deploy")

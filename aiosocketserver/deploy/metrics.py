@@ -20,11 +20,11 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from .._log_limits import LogLimit
-from .._printable import printable
-from ..handlers import BaseRequestHandler
-from ..sockets import StreamSocket
-from ..stream_server import TCPServer
+from ..common.log_limits import LogLimit
+from ..common.printable import printable
+from ..requests.handlers import BaseRequestHandler
+from ..servers.stream import TCPServer
+from ..sockets.stream import StreamSocket
 from .binds import OpenSocket
 from .snapshots import BUCKETS, Snapshot, State
 from .turns import Turns

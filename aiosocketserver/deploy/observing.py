@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..statistics import RequestEnd
-from ..stream_server import TCPServer
+from ..requests.statistics import RequestEnd
+from ..servers.stream import TCPServer
 from . import access_log
 from .settings import Settings
 from .snapshots import Durations

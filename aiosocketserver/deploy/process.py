@@ -9,7 +9,7 @@ import signal
 from dataclasses import dataclass
 from typing import Any
 
-from ..children import ChildWatch
+from ..requests.children import ChildWatch
 from .channel import Channel
 from .settings import BEAT
 from .snapshots import Snapshot

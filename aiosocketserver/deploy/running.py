@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from ..options import ServerOptions
-from ..stream_server import TCPServer
+from ..servers.stream import TCPServer
 from . import log_output
 from .binds import (
     Bind,

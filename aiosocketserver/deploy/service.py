@@ -8,11 +8,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..connections import share_max_connections
-from ..datagram_server import UDPServer
-from ..draining import ShutdownReport
 from ..options import known_options
-from ..stream_server import TCPServer
+from ..servers.connections import share_max_connections
+from ..servers.datagram import UDPServer
+from ..servers.draining import ShutdownReport
+from ..servers.stream import TCPServer
 from .binds import OpenSocket
 from .errors import StartError
 from .settings import Settings

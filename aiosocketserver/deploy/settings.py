@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ..datagram_server import UDPServer
-from ..forking import ForkingMixIn
-from ..offload import ThreadingMixIn
 from ..options import ServerOptions, what_is_right
-from ..server import BaseServer
-from ..stream_server import TCPServer
-from ..tls import CertificateFiles
+from ..servers.base import BaseServer
+from ..servers.certificates import CertificateFiles
+from ..servers.datagram import UDPServer
+from ..servers.in_children import ForkingMixIn
+from ..servers.in_threads import ThreadingMixIn
+from ..servers.stream import TCPServer
 from .binds import Bind, systemd_sockets
 from .errors import StartError
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..datagram_server import UDPServer
-from ..statistics import RequestEnd
-from ..stream_server import TCPServer
+from ..requests.statistics import RequestEnd
+from ..servers.datagram import UDPServer
+from ..servers.stream import TCPServer
 from . import log_output
 
 # Upper limits in seconds; above the last one there is another bucket.

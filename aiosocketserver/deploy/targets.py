@@ -16,14 +16,14 @@ from typing import Any
 
 import aiosocketserver as servers
 
-from .._handler_kinds import HandlerKind, handler_kind
-from .._ssl import has_ssl, ssl
-from ..addresses import AF_UNIX
-from ..datagram_server import UDPServer
-from ..handlers import DatagramRequestHandler, StreamRequestHandler
+from ..common.optional_ssl import has_ssl, ssl
 from ..options import known_options
-from ..server import BaseServer
-from ..stream_server import TCPServer
+from ..requests.handler_kinds import HandlerKind, handler_kind
+from ..requests.handlers import DatagramRequestHandler, StreamRequestHandler
+from ..servers.base import BaseServer
+from ..servers.datagram import UDPServer
+from ..servers.stream import TCPServer
+from ..sockets.unix import AF_UNIX
 from .binds import OpenSocket
 from .errors import StartError
 

@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..children import flush_standard_streams
-from ..stream_server import TCPServer
+from ..requests.children import flush_standard_streams
+from ..servers.stream import TCPServer
 from . import log_output
 from .binds import OpenSocket
 from .channel import Channel

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ..children import ChildWatch, flush_standard_streams, leave_servers, start_child
+from ..requests.children import ChildWatch, flush_standard_streams, leave_servers, start_child
 from .channel import Channel
 from .exits import CANNOT_START
 from .notify import Notifier

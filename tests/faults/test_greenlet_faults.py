@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aiosocketserver import GreenletTCPServer, ShutdownReport, TCPServer
-from aiosocketserver._in_greenlet import HandlerGreenlet
+from aiosocketserver.greenlets.pool import HandlerGreenlet
 from tests.greenlet_support import greenlet_server, handling
 from tests.support import Peer, client_of, until_later
 

@@ -9,12 +9,7 @@ import time
 
 import pytest
 
-from aiosocketserver import (
-    ShutdownReport,
-    StreamRequestHandler,
-    TCPServer,
-    ThreadingTCPServer,
-)
+from aiosocketserver import ShutdownReport, StreamRequestHandler, TCPServer, ThreadingTCPServer
 from tests.support import Peer, client_of, until_later
 
 LOCALHOST = ("127.0.0.1", 0)

@@ -10,7 +10,7 @@ import threading
 import redis
 from fakeredis._clients._tcp_server import TcpFakeServer
 
-from aiosocketserver.threads import end_all_idle
+from aiosocketserver.requests.threads import end_all_idle
 
 
 def pytest_configure() -> None:

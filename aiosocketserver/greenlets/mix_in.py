@@ -1,0 +1,202 @@
+"""Legacy handlers in greenlets on the loop's thread: `GreenletMixIn`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from ..errors import TimedOut
+from ..requests.failures import exit_in
+from ..requests.handler_kinds import HandlerKind
+from ..requests.in_progress import InGreenlet, InTask, current
+from ..requests.watchdog import serving
+from ..sockets.plain_socket import is_error_of
+from ..sockets.stream import StreamSocket
+
+if TYPE_CHECKING:
+    from ..servers.stream import TCPServer
+    from .greenlet_socket import GreenletSocket
+    from .pool import GreenletPool
+
+    _Base = TCPServer
+else:
+    _Base = object
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class GreenletMixIn(_Base):
+    """Mix-in class to run each legacy handler in a greenlet on the loop's own thread.
+
+    A legacy handler is any class made for `socketserver`, unchanged. Its `request` is a
+    `GreenletSocket`: where it would block, the loop goes on with the others. So ten
+    thousand clients cost neither threads nor processor time for switching among them.
+    Coroutine handlers run as ever. Needs greenlet: `pip install aiosocketserver[greenlet]`.
+
+    Only the connection gives way. Whatever else blocks (`time.sleep`, a lock, a database,
+    a socket of the handler's own) holds up every client, and is reported after
+    `blocking_warning` seconds. `run_blocking` has it run in a thread, `run_on_loop`
+    awaits a coroutine instead; in both the others go on. A lock that is held while the
+    handler waits for its client, and that another handler waits for, stops the process
+    for ever. All handlers share one thread, and so its `threading.local` data.
+
+    finish_request, handle_error, shutdown_request and close_request are called in the
+    greenlet, where no loop is running. A handler that is cut, at a shutdown or by
+    `request_timeout`, finds an `asyncio.CancelledError` or a TimeoutError where it waits.
+
+    For stream servers: a datagram handler has its datagram already and waits for nobody,
+    so that there is nothing to give way at.
+
+    Methods that may be overridden, beside the server's:
+
+    - process_request_greenlet(request, client_address): all that happens in the greenlet
+    """
+
+    blocking_warning: float | None = 0.1
+    """Seconds for which a handler may hold the loop before that is logged."""
+
+    _runs_legacy = True
+    _legacy_on_loop = True
+
+    _pool: GreenletPool | None = None
+    _socket_class: type[GreenletSocket]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As the server's. Raises ImportError without greenlet, TypeError for datagrams."""
+        if self.socket_type != socket.SOCK_STREAM:
+            raise TypeError(
+                f"{type(self).__qualname__}: GreenletMixIn is for stream servers; a datagram "
+                "handler never waits for its client: use ThreadingMixIn, or a coroutine handler"
+            )
+        try:
+            import greenlet as _  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f"{type(self).__qualname__} runs its handlers in greenlets, which need the "
+                "package greenlet: pip install aiosocketserver[greenlet]"
+            ) from error
+        super().__init__(*args, **kwargs)
+
+    def process_request(self, request: Any, client_address: Any) -> Any:
+        """Have a greenlet serve the request; a coroutine handler is served by its task."""
+        if self._kind is HandlerKind.COROUTINE:
+            return super().process_request(request, client_address)
+        stream = request._stream
+        entry = InGreenlet(stream, client_address)
+        stream._owner = entry
+        self._requests.begun(entry)
+        context = copy_context()
+        context.run(current.set, entry)
+        assert self._pool is not None
+        entry.task = self._pool.start(self._run_in_greenlet, entry, request, context)
+        return None
+
+    def _run_in_greenlet(self, entry: InGreenlet, request: Any) -> None:
+        try:
+            self.process_request_greenlet(request, entry.client_address)
+        except BaseException as error:  # noqa: BLE001 - logged, or raised at the end
+            if isinstance(exit_in(error), KeyboardInterrupt):
+                self._ends_server(error)
+            # As in a thread, SystemExit ends this one only. Who has cut it counts it.
+            elif not (isinstance(error, SystemExit) or _is_cut(entry, error)):
+                entry.outcome = "failed"
+                self._client_log.exception(
+                    "process_request_greenlet() failed", error, extra=entry.log_extra()
+                )
+        finally:
+            self._requests.ended(entry)
+
+    def process_request_greenlet(self, request: Any, client_address: Any) -> None:
+        """Serve one request in its greenlet: finish_request, then shutdown_request.
+
+        May be overridden.
+        """
+        try:
+            result = self.finish_request(request, client_address)
+            if result is not None:
+                self._check_finished(result)
+        except BaseException as error:
+            if exit_in(error) is not None or _is_cut(current.get(), error):
+                raise
+            self._end_failed_legacy(error, request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    def _end_failed_legacy(self, error: BaseException, request: Any, client_address: Any) -> None:
+        struck = isinstance(error, TimedOut) or request._stream._expired
+        # handle_timed_out() was called when it struck.
+        if not (struck and self._is_clients_fault(error, request)):
+            self._count_failure(error, request)
+            self._handle_legacy_error(request, client_address)
+
+    def _count_failure(self, error: BaseException, request: Any) -> None:
+        super()._count_failure(error, getattr(request, "_stream", request))
+
+    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
+        return is_error_of(error, getattr(request, "_stream", request))
+
+    # The stages before, in the connection's task
+
+    def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
+        # They load greenlet, and so cannot be imported above.
+        from .greenlet_socket import GreenletSocket
+        from .pool import GreenletPool
+
+        super()._loop_changed(loop)
+        self._pool = GreenletPool(loop)
+        self._socket_class = GreenletSocket
+
+    def _prepared(self, entry: InTask) -> Any:
+        if self._kind is HandlerKind.COROUTINE:
+            return super()._prepared(entry)
+        return self._socket_class(self._watched(entry))
+
+    async def _secured(self, entry: InTask) -> Any:
+        secured = await super()._secured(entry)
+        return secured if self._kind is HandlerKind.COROUTINE else self._socket_class(secured)
+
+    async def _end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
+        if self._kind is not HandlerKind.COROUTINE and isinstance(request, StreamSocket):
+            # What the hooks are made for.
+            request = self._socket_class(request)
+        await super()._end_failed(error, request, client_address)
+
+    # From the handler to the loop and to threads
+
+    def run_on_loop(
+        self,
+        function: Callable[P, Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Call a coroutine function on the server's loop and return its result.
+
+        From a handler in a greenlet, in a task of its own, while other handlers go on;
+        from a thread as without the mix-in.
+        """
+        from .pool import await_in_task, current_greenlet
+
+        this = current_greenlet()
+        if this is None:
+            return super().run_on_loop(function, *args, **kwargs)
+        assert self._loop is not None
+        return await_in_task(self._loop, this, function, *args, **kwargs)
+
+    def run_blocking(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a blocking function in one of the server's threads, while other handlers go on."""
+        return self.run_on_loop(self.run_in_thread, function, *args, **kwargs)
+
+
+def _is_cut(entry: object, error: BaseException) -> bool:
+    """Whether somebody who counts it himself has asked for this end of a handler."""
+    cancelled = isinstance(error, asyncio.CancelledError)
+    return cancelled and isinstance(entry, InGreenlet) and entry.was_cut
+
+
+serving.add(GreenletMixIn._run_in_greenlet.__code__)

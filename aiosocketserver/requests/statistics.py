@@ -1,0 +1,119 @@
+"""What a server counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..sockets.stream import StreamSocket
+
+if TYPE_CHECKING:
+    from .in_progress import InProgress
+
+
+class RequestEnd(NamedTuple):
+    """What became of one request."""
+
+    client_address: Any
+
+    request_id: int
+    """The number in log records."""
+
+    seconds: float
+    """From when it was accepted, or received."""
+
+    outcome: str
+    """`finished`, `failed` (the handler), `vanished` (the client), `handshake`, `refused`, `cut`
+    (at a shutdown), or the name of the time-out that struck."""
+
+    bytes_received: int | None
+    """What a handler on the loop, a coroutine or in a greenlet, received on its connection,
+    decrypted; None for other handlers and for datagrams."""
+
+    bytes_sent: int | None
+    """What it has sent."""
+
+
+@dataclass(slots=True)
+class Statistics:
+    """The counters of one server since it was made. Read them from any thread.
+
+    A request is a connection, or a datagram that a handler got.
+    """
+
+    accepted: int = 0
+    """Requests that were taken on."""
+
+    peak: int = 0
+    """The most requests that were in progress at once."""
+
+    handling_time: float = 0.0
+    """Seconds that the requests that have ended took, all together."""
+
+    clients_vanished: int = 0
+    """Requests that ended because the client's connection broke or was cut."""
+
+    handlers_failed: int = 0
+    """Requests whose handler raised anything else."""
+
+    handshakes_failed: int = 0
+    """Connections whose TLS handshake failed, other than by `handshake_timeout`."""
+
+    refused: Counter[str] = field(default_factory=Counter[str])
+    """Connections that were closed because of a limit, by the name of its option; `memory` for
+    those that there was no memory for."""
+
+    timed_out: Counter[str] = field(default_factory=Counter[str])
+    """Requests that a time-out of the server has cut, by the name of its option."""
+
+    loop_blocked: int = 0
+    """How often a handler has held the loop for longer than `blocking_warning`."""
+
+    accept_pauses: int = 0
+    """How often accepting has paused, at a limit or for want of descriptors, memory, threads or
+    children."""
+
+    datagrams_received: int = 0
+    """Datagrams that were read, those included that were dropped then."""
+
+    datagrams_dropped: int = 0
+    """Datagrams dropped because `max_concurrency` handlers ran and `max_queue` waited."""
+
+    datagrams_truncated: int = 0
+    """Datagrams longer than `max_packet_size`, of which a handler got the beginning."""
+
+    in_progress: AbstractSet[InProgress] = field(default=frozenset(), repr=False)
+    """The requests that are in progress, for `active` and the bytes."""
+
+    received_before: int = field(default=0, repr=False)
+    """What of `bytes_received` belongs to requests that have ended."""
+
+    sent_before: int = field(default=0, repr=False)
+    """What of `bytes_sent` belongs to them."""
+
+    @property
+    def active(self) -> int:
+        """Requests that are in progress."""
+        return len(self.in_progress)
+
+    @property
+    def finished(self) -> int:
+        """Requests that have ended, however they did."""
+        return self.accepted - self.active
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes that handlers on the loop received on their connections, without TLS's own."""
+        return self.received_before + sum(sock._received for sock in self._sockets())
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that handlers on the loop sent on their connections, without TLS's own."""
+        return self.sent_before + sum(sock._total_sent() for sock in self._sockets())
+
+    def _sockets(self) -> list[StreamSocket]:
+        # Copied at once, for they come and go on the loop's thread.
+        requests = [entry.request for entry in list(self.in_progress)]
+        return [request for request in requests if isinstance(request, StreamSocket)]

@@ -1,0 +1,1 @@
+"""Servers, and the parts that they have: listening, admitting, dispatching, shutting down."""

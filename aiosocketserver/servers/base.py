@@ -1,0 +1,345 @@
+"""The life cycle that all servers share."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from ..common.client_log import ClientLog
+from ..options import ServerOptions, apply_options
+from ..requests import watchdog
+from ..requests.children import live_servers
+from ..requests.failures import awaitable
+from ..requests.handler_kinds import handler_kind
+from ..requests.in_progress import RequestsInProgress
+from ..requests.starts import Starts
+from ..requests.statistics import Statistics
+from ..requests.times import RequestTimes
+from ..sockets.readiness import is_ready, until_readable
+from ..sockets.timeouts import put_back, set_while_read
+from .draining import DrainingServer
+
+
+class BaseServer(DrainingServer):
+    """Base class of all servers: socketserver's hooks on an event loop.
+
+    Methods for the caller, coroutines unless said otherwise:
+
+    - __init__(server_address, RequestHandlerClass): not a coroutine; needs no loop
+    - start_serving(): accept in the background
+    - serve_forever(poll_interval=0.5): do that, and wait until the server is shut down
+    - shutdown(timeout): stop accepting, let handlers end, then cut the rest
+    - handle_request(): serve one request, if you do not use serve_forever()
+    - server_close(): not a coroutine
+    - fileno() -> int: not a coroutine
+    - run_in_thread(function, *args): from a coroutine handler to a thread
+    - run_on_loop(function, *args): from a legacy handler to the loop; blocks its thread
+    - `async with server`: ends in `shutdown()` and `server_close()`
+
+    Methods that may be overridden, on the loop's thread unless said otherwise:
+
+    - server_bind(), server_activate(), server_close(), fileno(): plain functions
+    - get_request() -> request, client_address: a plain function, which reads from the
+      server's socket as socketserver's would and must not block elsewhere
+    - verify_request(request, client_address): may be a coroutine
+    - process_request(request, client_address): may be a coroutine
+    - finish_request(request, client_address): a coroutine for coroutine handlers; a
+      plain function, in the handler's thread or child, for legacy ones
+    - shutdown_request(request), close_request(request): plain functions, where
+      finish_request ran
+    - handle_error(request, client_address): may be a coroutine, where finish_request ran
+    - handle_timed_out(request, client_address, option): a plain function
+    - handle_timeout(): may be a coroutine
+    - service_actions(): may be a coroutine
+
+    The order of calls is socketserver's: get_request, verify_request, process_request,
+    finish_request, shutdown_request, close_request. All after get_request run in a task
+    of the request's own, so that a slow one holds up nobody else.
+
+    Class variables, each also a keyword of the constructor:
+
+    - timeout: seconds that handle_request() waits before it calls handle_timeout();
+      None, the default, for ever
+    - shutdown_timeout: seconds that `shutdown` lets handlers go on; None for ever
+    - end_when_draining: of stream servers; see `TCPServer`
+    - request_timeout: seconds that a request may take as a whole, from when it was
+      accepted; None, the default, for no limit. A coroutine handler gets a TimeoutError
+      where it waits for its client and is cancelled elsewhere; the connection of a
+      legacy one is shut down, its child is terminated. See `handle_timed_out`
+    - blocking_warning: seconds for which a handler may hold the loop before that is logged,
+      once for each place in the code, while it still does; None, the default, for not
+      looking (with GreenletMixIn: 0.1). A thread looks, and wakes the loop for it
+    - max_threads: see there
+    - max_line_size, max_block_size: of stream servers; see `TCPServer`
+
+    Instance variables:
+
+    - server_address, RequestHandlerClass, socket: as in socketserver
+    - statistics: what was counted
+    - drain_event: an `asyncio.Event` that is set from when a shutdown begins until the
+      server serves again
+    """
+
+    timeout: float | None = None
+
+    request_timeout: float | None = None
+
+    blocking_warning: float | None = None
+
+    max_line_size: int
+    max_block_size: int
+
+    socket: socket.socket
+
+    def __init__(
+        self,
+        server_address: Any,
+        RequestHandlerClass: Callable[..., Any],
+        **options: Unpack[ServerOptions],
+    ) -> None:
+        """Keep the arguments. May be extended.
+
+        Raises TypeError for a handler class that cannot work here or an option that
+        does not exist, and ValueError for an option's value that makes no sense.
+        """
+        super().__init__()
+        apply_options(self, options)
+        self._kind = handler_kind(RequestHandlerClass, mix_in=self._runs_legacy)
+        self.server_address = server_address
+        self.RequestHandlerClass = RequestHandlerClass
+        self.statistics = Statistics()
+        self._requests = RequestsInProgress(self._room_made, self.statistics)
+        self._waiting_for_one = False
+        self._closed = False
+        live_servers.add(self)
+
+    # Serving
+
+    async def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve until `shutdown` has ended. Calls `service_actions` every `poll_interval` seconds.
+
+        No timer runs unless `service_actions` is overridden. When cancelled, it stops
+        accepting, and the handlers go on until `shutdown` or the end of `async with`.
+        SystemExit and KeyboardInterrupt of a coroutine handler are raised here, after
+        an orderly `shutdown`. Raises RuntimeError when it is running already.
+        """
+        if poll_interval <= 0:
+            raise ValueError(f"poll_interval must be above 0 seconds, and is {poll_interval!r}")
+        if self._ended is not None:
+            raise RuntimeError("serve_forever() is running already: a server has one at a time")
+        await self.start_serving()
+        self._ended = ended = asyncio.get_running_loop().create_future()
+        if self._fatal is not None:
+            ended.set_result(None)
+        try:
+            if getattr(self.service_actions, "__func__", None) is BaseServer.service_actions:
+                await ended
+            while not ended.done():
+                await asyncio.wait([ended], timeout=poll_interval)
+                if ended.done():
+                    break
+                result = self.service_actions()
+                if awaitable(result):
+                    await result
+        finally:
+            self._ended = None
+            if self._serving:
+                self._suspend_accepting()
+        await self._raise_fatal()
+
+    async def start_serving(self) -> None:
+        """Accept in the background, and return when ready. Again, it does nothing.
+
+        Raises RuntimeError after `server_close`, before `server_activate`, while
+        `handle_request` waits, on another loop than the one it is serving on, and on a
+        loop that cannot watch sockets.
+        """
+        loop = asyncio.get_running_loop()
+        if self._serving and loop is not self._loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError("the server is already serving on another event loop")
+            self._stop_accepting()
+        if self._waiting_for_one:
+            raise RuntimeError("handle_request() waits for a request on the same socket")
+        if not self._serving:
+            self._attach(loop)
+        try:
+            self._start_accepting(loop)
+            self._serving = True
+            if self.blocking_warning is not None:
+                watchdog.watch(self, loop, self.blocking_warning)
+        except BaseException as error:
+            self._stop_accepting()
+            if isinstance(error, NotImplementedError):
+                raise cannot_watch(loop) from error
+            raise
+
+    def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._closed:
+            raise RuntimeError("the server was closed: make a new one to serve again")
+        self._check_listening()
+        if self._loop is not loop:
+            self._client_log.end()
+            self._loop = self._client_log.loop = loop
+            self._thread_slots = None
+            self._starts = Starts(self._threads)
+            self._requests.forget_ended()
+            if self.request_timeout is not None:
+                times = RequestTimes(
+                    loop, self.request_timeout, self._on_timed_out, self._client_log
+                )
+                self._requests.limit_times(times)
+            # One that has been waited for belongs to its loop.
+            self.drain_event = asyncio.Event()
+            self._loop_changed(loop)
+        self.drain_event.clear()
+        self._loop_thread = threading.get_ident()
+        self._kind = handler_kind(self.RequestHandlerClass, mix_in=self._runs_legacy)
+        self._look_at_overrides()
+
+    async def handle_request(self) -> None:
+        """Serve one request and return when it has been served.
+
+        Waits `timeout` seconds for it (the attribute, or the socket's own time-out if
+        that is shorter), then calls `handle_timeout`. With ThreadingMixIn and
+        ForkingMixIn it returns when the thread or child has started. Raises
+        RuntimeError while the server is serving or another call waits for a request.
+        """
+        if self._serving:
+            raise RuntimeError("handle_request() cannot be used while the server is serving")
+        if self._waiting_for_one:
+            raise RuntimeError("another handle_request() waits for a request already")
+        loop = asyncio.get_running_loop()
+        self._attach(loop)
+        limits = [t for t in (self.socket.gettimeout(), self.timeout) if t is not None]
+        self._waiting_for_one = True
+        scope = asyncio.timeout(min(limits, default=None))
+        try:
+            async with scope:
+                request, client_address = await self._next_request(loop)
+        except OSError:
+            # Without the time-out, as in socketserver: a connection that went before it
+            # was taken, or whose handshake in somebody's get_request timed out.
+            if scope.expired():
+                result = self.handle_timeout()
+                if awaitable(result):
+                    await result
+            return
+        finally:
+            self._waiting_for_one = False
+        await self._serve_one(request, client_address)
+        await self._requests.wait_started()
+        await self._wait_closed()
+        await self._raise_fatal()
+
+    async def _next_request(self, loop: asyncio.AbstractEventLoop) -> tuple[Any, Any]:
+        descriptor = self.fileno()
+        timeout = set_while_read(self.socket, self._timeout_while_read())
+        try:
+            while True:
+                # What waits already is taken even with a time-out of 0.
+                if not is_ready(descriptor, select.POLLIN):
+                    await until_readable(loop, descriptor)
+                    # uvloop makes the descriptor non-blocking.
+                    set_while_read(self.socket, self._timeout_while_read())
+                try:
+                    return self._next_request_if_any()
+                except BlockingIOError:
+                    # Another process that shares the socket was faster.
+                    continue
+        except NotImplementedError as error:
+            raise cannot_watch(loop) from error
+        finally:
+            put_back(self.socket, timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self.shutdown()
+        finally:
+            self.server_close()
+
+    # Hooks of the server's own socket
+
+    def server_activate(self) -> None:
+        """Called by the constructor to activate the server. May be overridden."""
+
+    def server_close(self) -> None:
+        """Stop accepting and let go of the socket; requests in progress go on.
+
+        A `serve_forever` that waits returns. Never waits on the loop's thread:
+        `shutdown` does. May be overridden.
+        """
+        self._stop_accepting()
+        self._closed = True
+        self._client_log.end()
+        self._threads.end_idle()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def fileno(self) -> int:
+        """The descriptor of the listening socket. May be overridden."""
+        return self.socket.fileno()
+
+    # What the kinds of sockets fill in
+
+    def _timeout_while_read(self) -> float | None:
+        """What the time-out of the server's own socket has to be while the loop reads it."""
+        return 0.0
+
+    def _next_request_if_any(self) -> tuple[Any, Any]:
+        """What get_request() returns. Never waits: BlockingIOError when there is none."""
+        return self.get_request()
+
+    def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called before the server uses another loop than before."""
+
+    def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Accept, or accept again after `_suspend_accepting`."""
+        raise TypeError(f"{type(self).__qualname__} has no socket: derive it from TCPServer")
+
+    def _check_listening(self) -> None:
+        """Raise RuntimeError when the socket cannot accept requests."""
+
+    async def _serve_one(self, request: Any, client_address: Any) -> None:
+        raise NotImplementedError
+
+    def _room_made(self) -> None:
+        """Called when a request has ended."""
+
+    def _max_requests(self) -> int:
+        """How many requests can be in progress at once. Mix-ins have limits."""
+        return sys.maxsize
+
+    def _may_accept(self) -> bool:
+        """Whether one more request can be served now."""
+        return len(self._requests) < self._max_requests()
+
+    def _close_in_child(self, kept: object) -> None:
+        """In a forked child: let go of the loop and of all descriptors but that of `kept`."""
+        self._loop = None
+        self._loop_thread = None
+        # Another thread may have had the old one's lock when this process was forked.
+        self._client_log = ClientLog()
+        self._requests = RequestsInProgress(self._room_made, self.statistics)
+
+
+def cannot_watch(loop: asyncio.AbstractEventLoop) -> RuntimeError:
+    """What to raise where `add_reader` is not implemented."""
+    return RuntimeError(
+        f"{type(loop).__qualname__} cannot watch sockets (it has no add_reader): "
+        "use a selector event loop, or uvloop"
+    )

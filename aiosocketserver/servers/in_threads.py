@@ -1,0 +1,124 @@
+"""Legacy handlers in reused threads: `ThreadingMixIn`."""
+
+from __future__ import annotations
+
+from contextvars import Context, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..requests.failures import exit_in
+from ..requests.handler_kinds import HandlerKind
+from ..requests.in_progress import InThread, current
+from ..requests.threads import name_of_new_thread
+
+if TYPE_CHECKING:
+    from .base import BaseServer
+
+    _Base = BaseServer
+else:
+    _Base = object
+
+
+class ThreadingMixIn(_Base):
+    """Mix-in class to run each legacy handler in a thread of its own; coroutine handlers as ever.
+
+    A legacy handler is any class made for `socketserver`, the standard library's own
+    among them. Its `request` is a blocking `socket.socket` (on datagram servers `(data,
+    socket)`), and finish_request, handle_error, shutdown_request and close_request are
+    called in its thread.
+
+    Threads are reused: an idle one serves the next request or ends after 10 seconds.
+    The handler finds what a new thread has: a context of its own, socketserver's thread
+    name, `daemon` as asked. What differs is that `threading.local` data may be there
+    from an earlier request (see `reuse_threads`).
+
+    Methods that may be overridden, beside `BaseServer`'s:
+
+    - process_request_thread(request, client_address): all that happens in the thread
+
+    Class variables, each also a keyword of the constructor:
+
+    - daemon_threads: whether the threads of requests are daemons, which do not delay
+      the interpreter's exit and which `shutdown` does not wait for; False
+    - block_on_close: whether `shutdown` waits for threads and children; True
+    - max_threads: threads at once; None, the default, for no limit, as in socketserver:
+      a fixed number would hang the first client above it while the others keep their
+      connections open
+    - reuse_threads: whether a thread serves one request after another; True. With False
+      each gets a new one
+    """
+
+    daemon_threads: bool = False
+    block_on_close: bool = True
+    reuse_threads: bool = True
+
+    _runs_legacy = True
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one request in its thread: finish_request, then shutdown_request.
+
+        May be overridden.
+        """
+        try:
+            self._finish_legacy(request, client_address)
+        except BaseException as error:
+            if exit_in(error) is not None:
+                # As in socketserver, it ends this thread's work only.
+                raise
+            self._end_failed_legacy(error, request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    def process_request(self, request: Any, client_address: Any) -> Any:
+        """Have a thread serve the request; a coroutine handler is served on the loop."""
+        if self._kind is HandlerKind.COROUTINE:
+            return super().process_request(request, client_address)
+        self._start_or_wait(self._start_thread, request, client_address, "a thread")
+        return None
+
+    def _start_thread(self, request: Any, client_address: Any) -> None:
+        name = name_of_new_thread(self.process_request_thread)
+        awaited = self.block_on_close and not self.daemon_threads
+        entry = InThread(request, client_address, name, awaited=awaited)
+        self._requests.begun(entry)
+        context = copy_context()
+        context.run(current.set, entry)
+        try:
+            self._threads.submit(
+                partial(self._run_in_thread, entry),
+                context,
+                name=name,
+                daemon=self.daemon_threads,
+                reuse=self.reuse_threads,
+            )
+        except BaseException:
+            # It ends where it began.
+            entry.outcome = ""
+            self._requests.ended(entry)
+            raise
+
+    def _run_in_thread(self, entry: InThread) -> None:
+        try:
+            self.process_request_thread(entry.request, entry.client_address)
+        finally:
+            entry.ended = True
+            # By now the server may serve on another loop than when this began.
+            loop = self._loop
+            assert loop is not None
+            try:
+                loop.call_soon_threadsafe(self._requests.ended, entry, context=_EMPTY)
+            except RuntimeError:
+                # The loop has ended. If another one follows, it forgets the entry.
+                pass
+
+    def _max_requests(self) -> int:
+        limit = super()._max_requests()
+        if self._kind is HandlerKind.COROUTINE:
+            return limit
+        if self._starts.waiting:
+            return 0
+        return limit if self.max_threads is None else min(limit, self.max_threads)
+
+
+# What the loop is told needs none of the request's context.
+_EMPTY = Context()
