@@ -30,13 +30,11 @@ from .servers.stream import TCPServer
 from .sockets.datagram import DatagramSocket
 from .sockets.files import SocketReader, SocketWriter
 from .sockets.stream import StreamSocket
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .deploy import StartError, run, serving
     from .greenlets.greenlet_socket import GreenletSocket
-
-# The only place: pyproject.toml and the command line have it from here.
-__version__ = "0.1.0"
 
 __all__ = [
     "BaseRequestHandler",

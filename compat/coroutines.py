@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import socket
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aiosocketserver.requests.entries import InTask
 from aiosocketserver.requests.failures import awaitable
-from aiosocketserver.requests.handler_kinds import HandlerKind, handler_kind
 from aiosocketserver.requests.handlers import BaseRequestHandler, coroutine_of
-from aiosocketserver.requests.in_progress import InTask
 from aiosocketserver.requests.pipeline import made_to_await
 from aiosocketserver.servers.connections import ConnectionServer
 from aiosocketserver.sockets.datagram import DatagramSocket
 
+from .host import Host
 from .loops import new_loop, without_running_loop
-
-if TYPE_CHECKING:
-    from .engine import Engine
-
-# Seconds that a thread is kept without a request. Legacy programs wait until
-# threading.active_count() is what it was before their clients came, and most give up
-# after a few (docs/decisions/0006-reused-threads.md).
-THREAD_IDLE_TIMEOUT = 0.5
-
-
-def is_coroutine_handler(handler: object) -> bool:
-    """Whether a RequestHandlerClass is for the loop and not for a blocking call.
-
-    Raises TypeError, which says what to change, where coroutines and plain functions
-    are mixed in one class.
-    """
-    target: Any = handler
-    while isinstance(target, functools.partial):
-        target = target.func
-    if not isinstance(target, type):
-        if inspect.iscoroutinefunction(target):
-            # Whose result nobody would await. It raises, and says what to change.
-            handler_kind(handler, mix_in=True)
-        return False
-    # Everything else that socketserver takes is fine, a class without handle() too.
-    hooks = (getattr(target, name, None) for name in ("setup", "handle", "finish"))
-    if not issubclass(target, BaseRequestHandler) and not any(
-        inspect.iscoroutinefunction(hook) or inspect.isasyncgenfunction(hook) for hook in hooks
-    ):
-        return False
-    return handler_kind(handler, mix_in=True) is HandlerKind.COROUTINE
-
+from .state import THREAD_IDLE_TIMEOUT
 
 _serving: ContextVar[CoroutineRequests | None] = ContextVar(
     "aiosocketserver_compat_requests", default=None
@@ -75,7 +42,7 @@ class CoroutineRequests(ConnectionServer):
 
     def __init__(
         self,
-        server: Engine,
+        server: Host,
         loop: asyncio.AbstractEventLoop,
         *,
         on_fatal: Callable[[BaseException], object],
@@ -176,7 +143,7 @@ class CoroutineRequests(ConnectionServer):
         self._on_room()
 
 
-def serve_coroutine(server: Engine, request: Any, client_address: Any) -> bool:
+def serve_coroutine(server: Host, request: Any, client_address: Any) -> bool:
     """Have a coroutine handler serve the request; False if the handler is a legacy one."""
     state = server._aiosocketserver
     if not state.is_coroutine_handler(server.RequestHandlerClass):
@@ -191,7 +158,7 @@ def serve_coroutine(server: Engine, request: Any, client_address: Any) -> bool:
     return True
 
 
-async def _serve_one(server: Engine, request: Any, client_address: Any) -> None:
+async def _serve_one(server: Host, request: Any, client_address: Any) -> None:
     coroutines = CoroutineRequests(
         server,
         asyncio.get_running_loop(),

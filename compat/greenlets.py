@@ -8,15 +8,13 @@ import os
 import socket
 import socketserver
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiosocketserver.greenlets.mix_in import GreenletMixIn
 from aiosocketserver.requests import watchdog
 
 from .coroutines import CoroutineRequests, _serving
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from .host import Host
 
 # For programs that cannot be edited.
 GREENLETS_VARIABLE = "AIOSOCKETSERVER_GREENLETS"
@@ -68,7 +66,7 @@ class GreenletRequests(GreenletMixIn, CoroutineRequests):
 
     def __init__(
         self,
-        server: Engine,
+        server: Host,
         loop: asyncio.AbstractEventLoop,
         *,
         on_fatal: Callable[[BaseException], object],

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiosocketserver.common.back_off import BackOff, is_shortage
 from aiosocketserver.common.cpython import set_running_loop
@@ -25,11 +25,9 @@ from aiosocketserver.servers.taking import MSG_DONTWAIT, Taking, accept_at_once,
 
 from .coroutines import CoroutineRequests
 from .greenlets import GreenletRequests, wants_greenlets
+from .host import Host
 from .loops import with_running_loop, without_running_loop
 from .signals import SignalHandlers
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 logger = logging.getLogger("aiosocketserver")
 
@@ -48,7 +46,7 @@ class Serving:
 
     def __init__(
         self,
-        server: Engine,
+        server: Host,
         loop: asyncio.AbstractEventLoop,
         poll_interval: float | None,
         *,

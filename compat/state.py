@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from socketserver import UDPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from aiosocketserver.requests.children import ChildWatch, live_servers
 from aiosocketserver.requests.threads import ThreadPool
 from aiosocketserver.sockets.datagram_receiver import Arrival, DatagramReceiver
 
-from .coroutines import THREAD_IDLE_TIMEOUT, is_coroutine_handler
+from .handler_kinds import is_coroutine_handler
 from .loops import LoopFactory, loop_factory_of
+from .signals import SignalHandlers
 
-if TYPE_CHECKING:
-    from .engine import Engine
-    from .serving import Serving
+# Seconds that a thread is kept without a request. Legacy programs wait until
+# threading.active_count() is what it was before their clients came, and most give up
+# after a few (docs/decisions/0006-reused-threads.md).
+THREAD_IDLE_TIMEOUT = 0.5
+
+
+class Serving(Protocol):
+    """A `serve_forever` that runs, on one loop: see `compat.serving`."""
+
+    loop: asyncio.AbstractEventLoop
+    # Where that runs.
+    thread: int
+    signals: SignalHandlers
+
+    def get_request(self) -> tuple[Any, Any]: ...
+
+    def serve_coroutine(self, request: Any, client_address: Any) -> None: ...
+
+    def serve_in_greenlet(self, request: Any, client_address: Any) -> bool: ...
+
+    def start_later(
+        self, start: Callable[[], object], request: Any, client_address: Any, what: str
+    ) -> None: ...
+
+    def stop_threadsafe(self) -> None: ...
+
+    def room_made(self) -> None: ...
+
+    def try_starts(self) -> None: ...
 
 
 class State:
@@ -41,7 +70,7 @@ class State:
         live_servers.add(self)
 
     def is_coroutine_handler(self, handler: object) -> bool:
-        """`coroutines.is_coroutine_handler`, which takes longer."""
+        """`handler_kinds.is_coroutine_handler`, which takes longer."""
         if handler is not self._handler:
             self._handler_is_coroutine = is_coroutine_handler(handler)
             self._handler = handler
@@ -80,7 +109,7 @@ class State:
             self._receiver.log_truncated(arrival)
         return arrival
 
-    def loop_factory(self, server: Engine) -> LoopFactory:
+    def loop_factory(self, server: object) -> LoopFactory:
         """What makes the loop of each handle_request(), looked up for the first one."""
         if self._loop_factory is None:
             self._loop_factory = loop_factory_of(server)

@@ -260,6 +260,8 @@ async def test_a_datagram_is_freed() -> None:
     references: list[weakref.ref[Any]] = []
 
     class Told(EchoDatagram):
+        server: aiosocketserver.UDPServer
+
         async def handle(self) -> None:
             references.extend(weakref.ref(entry) for entry in self.server._requests)
             references.append(weakref.ref(self))

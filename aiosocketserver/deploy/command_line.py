@@ -9,9 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from .. import __name__ as program
-from .. import __version__
 from ..migrate.command import migrate
+from ..version import __version__
 from .ending import Ending, leave
 from .errors import StartError, report, report_crash
 from .exits import CANNOT_START, exit_code
@@ -224,9 +223,9 @@ def main() -> None:
     open_standard_streams()
     ending = Ending()
     try:
-        code = cli.main(prog_name=program, standalone_mode=False, obj=ending)
+        code = cli.main(prog_name="aiosocketserver", standalone_mode=False, obj=ending)
     except click.ClickException as error:
-        tell(f"{program}: {error.format_message()}\n")
+        tell(f"aiosocketserver: {error.format_message()}\n")
         code = CANNOT_START
     except StartError as error:
         report(error)

@@ -14,8 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import aiosocketserver as servers
-
+from .. import mixed_servers
 from ..common.optional_ssl import has_ssl, ssl
 from ..options import known_options
 from ..requests.handler_kinds import HandlerKind, handler_kind
@@ -206,7 +205,8 @@ def _server_class(handler: Any, opened: OpenSocket) -> type[TCPServer]:
         kind = "UnixStreamServer" if opened.is_stream else "UnixDatagramServer"
     else:
         kind = "TCPServer" if opened.is_stream else "UDPServer"
-    found: type[TCPServer] = getattr(servers, f"Threading{kind}" if legacy else kind)
+    # Those without a mix-in are there too.
+    found: type[TCPServer] = getattr(mixed_servers, f"Threading{kind}" if legacy else kind)
     return found
 
 

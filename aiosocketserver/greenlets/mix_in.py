@@ -9,9 +9,9 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..errors import TimedOut
+from ..requests.entries import InGreenlet, InTask, current
 from ..requests.failures import exit_in
 from ..requests.handler_kinds import HandlerKind
-from ..requests.in_progress import InGreenlet, InTask, current
 from ..requests.watchdog import serving
 from ..sockets.plain_socket import is_error_of
 from ..sockets.stream import StreamSocket

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from ..common.back_off import cannot_start
-from .in_progress import InThread, current
+from .entries import InThread, current
 from .starts import Starts
 from .threads import ThreadPool
 

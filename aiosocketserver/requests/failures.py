@@ -13,7 +13,7 @@ from ..common.printable import printable
 from ..errors import TimedOut
 from ..sockets.plain_socket import is_error_of
 from .bridge import Bridge
-from .in_progress import current, set_outcome
+from .entries import current, set_outcome
 from .statistics import Statistics
 
 logger = logging.getLogger("aiosocketserver")

@@ -13,9 +13,8 @@ from ..sockets.stream import StreamSocket
 from ..sockets.unix import AF_UNIX
 
 if TYPE_CHECKING:
-    from ..servers.base import BaseServer
-    from ..servers.stream import TCPServer
     from ..sockets.datagram import DatagramSocket
+    from .host import Host
 
 # What one recv() of an rfile asks for when rbufsize is negative.
 DEFAULT_SEGMENT_SIZE = 64 * 1024
@@ -46,7 +45,7 @@ class BaseRequestHandler:
     request: Any
     client_address: Any
 
-    def __init__(self, request: Any, client_address: Any, server: BaseServer) -> None:
+    def __init__(self, request: Any, client_address: Any, server: Host) -> None:
         """Keep the arguments. May be extended, with further arguments too."""
         self.request = request
         self.client_address = client_address
@@ -159,12 +158,11 @@ class StreamRequestHandler(BaseRequestHandler):
             self.connection.settimeout(self.timeout)
         if self.disable_nagle_algorithm and self.connection.family != AF_UNIX:
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        server = cast("TCPServer", self.server)
         self.rfile = SocketReader(
             self.connection,
             segment_size=DEFAULT_SEGMENT_SIZE if self.rbufsize < 0 else max(1, self.rbufsize),
-            max_line_size=server.max_line_size,
-            max_block_size=server.max_block_size,
+            max_line_size=self.server.max_line_size,
+            max_block_size=self.server.max_block_size,
         )
         self.wfile = SocketWriter(self.connection)
 

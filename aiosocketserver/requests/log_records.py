@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..common.printable import printable
-from .in_progress import current
+from .entries import current
 
 
 class _NameRequest(logging.Filter):

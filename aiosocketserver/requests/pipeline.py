@@ -11,10 +11,11 @@ from contextvars import ContextVar, copy_context
 from typing import Any, cast
 
 from ..common.back_off import cannot_start
+from .entries import InTask, InWaiting, current
 from .failures import RequestFailures, awaitable, is_closing
 from .handler_kinds import HandlerKind, run_legacy
 from .handlers import BaseRequestHandler, coroutine_of
-from .in_progress import InTask, InWaiting, RequestsInProgress, current
+from .registry import RequestsInProgress
 from .starts import Starts
 
 # What was made for an overridden finish_request() or process_request() to await.

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..sockets.stream import StreamSocket
-
-if TYPE_CHECKING:
-    from .in_progress import InProgress
+from .entries import InProgress
 
 
 class RequestEnd(NamedTuple):

@@ -7,14 +7,10 @@ import functools
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from ..common.client_log import ClientLog
 from ..sockets.time_limits import Deadline
-
-if TYPE_CHECKING:
-    from .in_progress import InProgress
-
+from .entries import InProgress
 
 # Seconds that a request has after its time was up, before its connection is closed under it.
 _GRACE = 1.0

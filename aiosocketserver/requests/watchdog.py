@@ -17,13 +17,11 @@ import traceback
 import weakref
 from collections.abc import Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..common.cpython import frames_of_threads
+from .entries import InProgress
 from .pipeline import RequestPipeline
-
-if TYPE_CHECKING:
-    from .in_progress import InProgress
 
 logger = logging.getLogger("aiosocketserver")
 

@@ -17,7 +17,7 @@ from ..requests import watchdog
 from ..requests.children import live_servers
 from ..requests.failures import awaitable
 from ..requests.handler_kinds import handler_kind
-from ..requests.in_progress import RequestsInProgress
+from ..requests.registry import RequestsInProgress
 from ..requests.starts import Starts
 from ..requests.statistics import Statistics
 from ..requests.times import RequestTimes

@@ -16,8 +16,8 @@ from ..common.log_limits import LogLimit
 from ..common.optional_ssl import has_ssl, ssl
 from ..errors import TimedOut
 from ..options import ServerOptions
+from ..requests.entries import InTask, current, set_outcome
 from ..requests.handler_kinds import HandlerKind
-from ..requests.in_progress import InTask, current, set_outcome
 from ..sockets.last_waits import FIRST_MESSAGE
 from ..sockets.lingering import LingeringSockets
 from ..sockets.plain_socket import mark

@@ -6,8 +6,8 @@ import asyncio
 import socket
 from typing import Any, ClassVar
 
+from ..requests.entries import InTask, current
 from ..requests.handler_kinds import HandlerKind
-from ..requests.in_progress import InTask, current
 from ..sockets.datagram import DatagramSocket, kernel_drops
 from ..sockets.datagram_errors import cannot_be_answered
 from ..sockets.datagram_receiver import Arrival, DatagramReceiver

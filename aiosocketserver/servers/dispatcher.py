@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from ..common.back_off import FIRST_BACK_OFF, BackOff, is_shortage
 from ..common.client_log import ClientLog
 from ..common.cpython import MUST_CANCEL, references_to
-from ..requests.in_progress import InTask, RequestsInProgress, current
+from ..requests.entries import InTask, current
+from ..requests.registry import RequestsInProgress
 from ..sockets.waiter import Waiter
 
 if TYPE_CHECKING:

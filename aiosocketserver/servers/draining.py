@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from ..requests import watchdog
-from ..requests.in_progress import InProgress, InThread, current
+from ..requests.entries import InProgress, InThread, current
 from ..requests.pipeline import RequestPipeline
 from ..sockets.last_waits import LastWaits
 from ..sockets.stream import StreamSocket

@@ -10,9 +10,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..requests.children import ChildWatch, flush_standard_streams, leave_servers, start_child
+from ..requests.entries import InChild
 from ..requests.failures import exit_in
 from ..requests.handler_kinds import HandlerKind
-from ..requests.in_progress import InChild
 
 if TYPE_CHECKING:
     from .base import BaseServer

@@ -6,9 +6,9 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..requests.entries import InThread, current
 from ..requests.failures import exit_in
 from ..requests.handler_kinds import HandlerKind
-from ..requests.in_progress import InThread, current
 from ..requests.threads import name_of_new_thread
 
 if TYPE_CHECKING:

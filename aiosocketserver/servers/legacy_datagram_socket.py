@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from ..sockets.datagram import FIRST_RETRY, LAST_RETRY, NOT_OUR_ADDRESS
 from ..sockets.datagram_receiver import Arrival
@@ -16,8 +16,6 @@ from ..sockets.unix import AF_UNIX
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
-
-    from .datagram import UDPServer
 
 R = TypeVar("R")
 
@@ -34,6 +32,14 @@ _READS = {
 }
 
 
+class _Server(Protocol):
+    """What it asks of its server."""
+
+    socket: socket.socket
+    # The thread that must not wait here.
+    _loop_thread: int | None
+
+
 class LegacyDatagramSocket(socket.socket):
     """The server's socket for the handler of one datagram, with calls that block.
 
@@ -46,7 +52,7 @@ class LegacyDatagramSocket(socket.socket):
 
     __slots__ = ("_arrival", "_server", "_sock", "_timeout")
 
-    def __init__(self, server: UDPServer, arrival: Arrival) -> None:
+    def __init__(self, server: _Server, arrival: Arrival) -> None:
         # Without the one of socket.socket, which would open a descriptor.
         self._server = server
         self._sock = server.socket

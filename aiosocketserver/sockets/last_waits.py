@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .receiving import ReceivingSide
+from typing import Protocol
 
 # Seconds that a new connection has for the first byte of its first message, which is most
 # often right behind the handshake: one lost packet is sent again within them.
@@ -21,6 +18,22 @@ FIRST_MESSAGE = 0.5
 # Seconds of silence after which nothing more of a message is expected that has no answer yet:
 # it may be one that gets none, or come in parts.
 UNANSWERED = 1.0
+
+
+class _Waits(Protocol):
+    """The socket that waits for input, as far as it matters here."""
+
+    # What the handler has said: see `StreamSocket.end_when_draining`.
+    _ends_when_draining: bool | None
+    # Bytes that it has received in all, and had when it was last answered.
+    _received: int
+    _answered: int
+    # What it had received when the handler was given it, and when that was.
+    _opening: tuple[int, float]
+    # The request that it belongs to.
+    _owner: object
+
+    def _is_in_a_message(self) -> bool: ...
 
 
 class LastWaits:
@@ -40,7 +53,7 @@ class LastWaits:
         self._received = -1
         self._silent_since = 0.0
 
-    def end(self, sock: ReceivingSide) -> float:
+    def end(self, sock: _Waits) -> float:
         """When a wait for input ends that goes on or begins now, on the loop's clock.
 
         Infinity for one that the shutdown does not end. To be called by who waits.
@@ -60,7 +73,7 @@ class LastWaits:
             self._silent_since = self._loop.time()
         return self._silent_since + UNANSWERED
 
-    def _handler_itself_waits(self, sock: ReceivingSide) -> bool:
+    def _handler_itself_waits(self, sock: _Waits) -> bool:
         """False where another task of the handler waits: the handler may be doing what the
         client has asked for, and have that one tell when the client has gone.
         """

@@ -24,7 +24,7 @@ from typing import Any
 
 import h11
 
-from aiosocketserver import BaseServer, StartError, TimedOut, run
+from aiosocketserver import BaseServer, StartError, Statistics, TimedOut, run
 from http11 import HTTPRequestHandler, Refused
 from static_files import open_file
 
@@ -41,11 +41,11 @@ class Site:
         self._second = 0
         self._event = b""
 
-    def event(self, server: BaseServer, second: int) -> bytes:
+    def event(self, statistics: Statistics, second: int) -> bytes:
         """The numbers as an event of server-sent events, made once a second for all pages."""
         if second != self._second:
             self._second = second
-            numbers = {name: getattr(server.statistics, name) for name in COUNTERS}
+            numbers = {name: getattr(statistics, name) for name in COUNTERS}
             numbers |= {"requests": self.requests, "time": asyncio.get_running_loop().time()}
             self._event = f"retry: 1000\ndata: {json.dumps(numbers)}\n\n".encode()
         return self._event
@@ -100,7 +100,7 @@ class Web(HTTPRequestHandler):
         while goes_on:
             # The same moment for all pages, so that one event does for all.
             second = max(second + 1, int(asyncio.get_running_loop().time()))
-            await self.send(h11.Data(data=self.site.event(self.server, second)))
+            await self.send(h11.Data(data=self.site.event(self.server.statistics, second)))
             try:
                 async with asyncio.timeout_at(second + 1):
                     await self.rfile.read1()

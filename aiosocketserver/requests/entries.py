@@ -1,33 +1,31 @@
-"""The requests that a server is serving: what `shutdown` waits for, and then cuts."""
+"""One request that is being served: in a task, a greenlet, a thread or a child."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..sockets.silence import asks_for_nothing
 from ..sockets.stream import StreamSocket
 from .children import ChildWatch
-from .hosts import HostCounts
-from .statistics import RequestEnd, Statistics
-from .times import RequestTimes
-
-if TYPE_CHECKING:
-    from ..greenlets.pool import HandlerGreenlet
 
 _ids = itertools.count(1)
 
-logger = logging.getLogger("aiosocketserver")
+
+class Cancellable(Protocol):
+    """What runs a handler on the loop: an `asyncio.Task`, or a greenlet of ours."""
+
+    def cancel(self, message: str, /) -> object:
+        """Have it end with CancelledError where it waits."""
 
 
 class InProgress:
@@ -87,7 +85,7 @@ class InTask(InProgress):
 
     counts = True
 
-    task: asyncio.Task[None] | HandlerGreenlet | None
+    task: Cancellable | None
 
     def __init__(
         self, request: Any, client_address: Any, task: asyncio.Task[None] | None = None
@@ -250,143 +248,3 @@ def set_outcome(outcome: str) -> None:
     request = current.get()
     if request is not None:
         request.outcome = outcome
-
-
-class RequestsInProgress(set[InProgress]):
-    """The set of them. It belongs to the loop's thread.
-
-    `on_room` is called after one has ended.
-    """
-
-    def __init__(self, on_room: Callable[[], object], statistics: Statistics) -> None:
-        super().__init__()
-        self._statistics = statistics
-        statistics.in_progress = self
-        # Whether `hosts` or `times` is set.
-        self._watched = False
-        # Set where the connections of each host are limited.
-        self.hosts: HostCounts | None = None
-        # Set where the time of each request is limited.
-        self.times: RequestTimes | None = None
-        # Told of each that has ended, on the loop.
-        self.observers: list[Callable[[RequestEnd], object]] = []
-        self._waiters: list[asyncio.Future[None]] = []
-        self._on_room = on_room
-
-    def count_hosts(self, ipv6_prefix_length: int) -> HostCounts:
-        """Count the connections of each host from now on, those that are here too."""
-        self._watched = True
-        self.hosts = HostCounts(ipv6_prefix_length)
-        for request in self:
-            self.hosts.add(request.client_address)
-        return self.hosts
-
-    def limit_times(self, times: RequestTimes) -> None:
-        """Limit the time of each request that begins from now on."""
-        self._watched = True
-        self.times = times
-
-    def begun(self, request: InProgress) -> None:
-        """Take one in."""
-        self.add(request)
-        if request.counts:
-            request.begun_at = monotonic()
-            statistics = self._statistics
-            statistics.accepted += 1
-            if len(self) > statistics.peak:
-                statistics.peak = len(self)
-        if self._watched:
-            if self.hosts is not None:
-                self.hosts.add(request.client_address)
-            if self.times is not None:
-                self.times.begun(request)
-
-    def readdress(self, request: InProgress, client_address: Any) -> None:
-        """Tell whose it really is, as a proxy says."""
-        if self.hosts is not None:
-            self.hosts.remove(request.client_address)
-            self.hosts.add(client_address)
-        request.client_address = client_address
-
-    def ended(self, request: InProgress) -> None:
-        """Take one out, and tell who waits for that."""
-        try:
-            self.remove(request)
-        except KeyError:
-            return
-        statistics = self._statistics
-        connection = request.request
-        is_stream = isinstance(connection, StreamSocket)
-        if request.outcome:
-            seconds = monotonic() - request.begun_at
-            statistics.handling_time += seconds
-            if self.observers:
-                self._tell(request, seconds)
-            if is_stream:
-                statistics.received_before += connection._received
-                statistics.sent_before += connection._total_sent()
-        if self._watched:
-            if self.hosts is not None:
-                self.hosts.remove(request.client_address)
-            if self.times is not None:
-                self.times.ended(request)
-        # The contexts of the task and of the socket's waits refer to this request: break the
-        # cycles, or both live until the garbage collector runs (decision 0017). A connection
-        # that an overridden shutdown_request() has kept open may still tell of a time-out.
-        if not is_stream or connection.fileno() < 0:
-            request.request = None
-        if isinstance(request, InTask):
-            request.task = None
-        self._on_room()
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def _tell(self, request: InProgress, seconds: float) -> None:
-        received = sent = None
-        if isinstance(request.request, StreamSocket):
-            received, sent = request.request._received, request.request._total_sent()
-        end = RequestEnd(
-            request.client_address, request.id, seconds, request.outcome, received, sent
-        )
-        for observer in self.observers:
-            try:
-                observer(end)
-            except Exception:
-                logger.exception("an observer of requests failed")
-
-    def forget_ended(self) -> None:
-        """Forget the threads that ended when there was no loop any more."""
-        for request in [r for r in self if isinstance(r, InThread) and r.ended]:
-            self.ended(request)
-
-    def awaited(self, exempt: Collection[InProgress]) -> list[InProgress]:
-        """Those that a shutdown has to wait for."""
-        return [r for r in self if r.awaited and r not in exempt]
-
-    async def wait_started(self) -> None:
-        """Return when no request waits for its thread or child to be started.
-
-        When this is cancelled those that do are cut.
-        """
-        waiting = [r.task for r in self if isinstance(r, InWaiting)]
-        tasks = [task for task in waiting if isinstance(task, asyncio.Task)]
-        if not tasks:
-            return
-        try:
-            await asyncio.wait(tasks)
-        except asyncio.CancelledError:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            raise
-
-    async def wait(self, exempt: Collection[InProgress]) -> None:
-        """Return when only those in `exempt`, and those that nobody awaits, are left."""
-        while self.awaited(exempt):
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.remove(waiter)
