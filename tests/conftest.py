@@ -19,8 +19,6 @@ from typing import Any, NoReturn
 import pytest
 from pytest_asyncio import is_async_test
 
-from tests.port_support import reserved_port
-
 # Set by CI: what a developer's machine may lack must be there, so nothing is skipped unseen.
 REQUIRE_ALL = os.environ.get("AIOSOCKETSERVER_REQUIRE_ALL", "") not in ("", "0")
 
@@ -40,13 +38,6 @@ def require_program() -> Callable[[str], str]:
         return shutil.which(name) or missing(f"the program {name!r} is not installed")
 
     return find
-
-
-@pytest.fixture
-def port() -> Generator[int]:
-    """A port for a program that does not tell which one it has got."""
-    with reserved_port() as reserved:
-        yield reserved
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import random
 import socket
 import socketserver
 import threading
@@ -13,6 +12,7 @@ from dnslib import EDNS0, QTYPE, RCODE, RR, TXT, A, DNSRecord  # type: ignore[im
 
 from tests.deploy_support import Command
 from tests.example_support import TIMEOUT, running
+from tests.port_support import free_port
 
 RECORDS = RR.fromZone("""
 a.test.       300 IN A     192.0.2.1
@@ -127,20 +127,6 @@ class OnTCP(socketserver.StreamRequestHandler):
 def framed(wire: bytes) -> bytes:
     """As it is on TCP (RFC 1035, 4.2.2)."""
     return len(wire).to_bytes(2, "big") + wire
-
-
-def free_port() -> int:
-    """A port that is free on UDP and on TCP, and none that the kernel gives to others."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                udp.bind(("127.0.0.1", port))
-                tcp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
 
 
 @contextlib.contextmanager

@@ -1,19 +1,22 @@
 """Ports that a test names before the program that is to listen there has started."""
 
-import contextlib
+import random
 import socket
-from collections.abc import Generator
 
 
-@contextlib.contextmanager
-def reserved_port() -> Generator[int]:
-    """A TCP port of 127.0.0.1 that nobody gets in the body by asking the kernel for any.
+def free_port() -> int:
+    """A port that is free on UDP and on TCP, and none that the kernel gives to others (ip(7)).
 
-    A listener with SO_REUSEADDR that names the port gets it: the socket that holds it does
-    not listen (socket(7)).
+    Tests that run at the same time get such ports all the time, for whoever binds to port 0
+    and for every client.
     """
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        port: int = holder.getsockname()[1]
-        yield port
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                udp.bind(("127.0.0.1", port))
+                tcp.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")

@@ -16,6 +16,7 @@ import pytest
 
 import aiosocketserver
 from tests.deploy_support import ROOT, Command, serving_command
+from tests.port_support import free_port
 
 APPLICATION = """\
 import asyncio, atexit, logging, os, socketserver, sys, threading, time
@@ -350,20 +351,15 @@ class Handler(aiosocketserver.StreamRequestHandler):
 def connect():
     while True:
         try:
-            socket.create_connection(("127.0.0.1", PORT)).recv(1)
+            socket.create_connection(("127.0.0.1", {port})).recv(1)
             return
         except OSError:
             time.sleep(0.01)
 
-# Held, so that nobody else gets it until the service listens: it may share this address.
-holder = socket.socket()
-holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-holder.bind(("127.0.0.1", 0))
-PORT = holder.getsockname()[1]
 released = threading.Event()
 before = signal.getsignal(signal.SIGTERM)
 threading.Thread(target=connect, daemon=True).start()
-code = aiosocketserver.run(Handler, f"tcp://127.0.0.1:{{PORT}}", shutdown_timeout=0.1)
+code = aiosocketserver.run(Handler, "tcp://127.0.0.1:{port}", shutdown_timeout=0.1)
 assert signal.getsignal(signal.SIGTERM) is before
 {more}
 print("goes on", code, flush=True)
@@ -373,7 +369,7 @@ print("goes on", code, flush=True)
 def output(job: str, more: str) -> tuple[str, int]:
     """What the program prints, and its exit code."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(job=job, more=more)],
+        [sys.executable, "-c", PROGRAM.format(job=job, more=more, port=free_port())],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,

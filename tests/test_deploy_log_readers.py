@@ -15,7 +15,7 @@ from typing import IO, Any
 import pytest
 
 from tests.deploy_support import APPLICATION, ROOT, ask, metrics
-from tests.port_support import reserved_port
+from tests.port_support import free_port
 
 # A handler's own records, of which none is held back: tracebacks are, when there are many.
 FAILS = """
@@ -67,9 +67,7 @@ class Service:
 
     def __init__(self, folder: Path, *arguments: str, program: str = "", **streams: Any) -> None:
         (folder / "application.py").write_text(APPLICATION + FAILS)
-        self._ports = contextlib.ExitStack()
-        self.port = self._ports.enter_context(reserved_port())
-        self.metrics_port = self._ports.enter_context(reserved_port())
+        self.port, self.metrics_port = free_port(), free_port()
         command = [
             *("-m", "aiosocketserver", "serve", *arguments),
             *("--bind", f"tcp://127.0.0.1:{self.port}"),
@@ -132,7 +130,6 @@ class Service:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
-        self._ports.close()
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from aiosocketserver import compat
 from aiosocketserver.compat.engine import Engine
 from tests.compat_support import ask, serving
 from tests.page_support import PORT, ROOT, Page
+from tests.port_support import free_port
 from tests.support import ask as ask_core
 
 PAGE = Page("docs/migration.md")
@@ -173,7 +174,8 @@ def test_the_attributes_that_are_options_are_told() -> None:
 
 @PAGE.executes("From asyncio streams")
 @pytest.mark.parametrize("number", [0, 1])
-async def test_a_server_of_streams_and_what_becomes_of_it(number: int, port: int) -> None:
+async def test_a_server_of_streams_and_what_becomes_of_it(number: int) -> None:
+    port = free_port()
     names: dict[str, Any] = {}
     exec(PAGE.blocks("python", "From asyncio streams")[number].replace("9994", str(port)), names)
     serving = asyncio.create_task(names["main"]())

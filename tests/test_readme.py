@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.page_support import ROOT, Page
+from tests.port_support import free_port
 
 README = Page("README.md")
 TIMEOUT = 20
@@ -57,11 +58,11 @@ def test_quick_start_works_word_for_word(
     environment: dict[str, str],
     tmp_path: Path,
     require_program: Callable[[str], str],
-    port: int,
 ) -> None:
     require_program("nc")
     commands, talk = README.blocks("sh", "Quick start")
     *install, start = commands.splitlines()
+    port = free_port()
     server, talk = FIRST.replace("9999", str(port)), talk.replace("9999", str(port))
 
     checkout = tmp_path / "checkout"

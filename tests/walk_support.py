@@ -14,7 +14,6 @@
 Ports, process ids, times and the version of Python may differ from those on the page.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.page_support import ROOT, Entry, Page, entries
-from tests.port_support import reserved_port
+from tests.port_support import free_port
 from tests.terminal_support import Terminal
 
 # Where an address ends in one; then the same number is that port on the whole page.
@@ -59,9 +58,7 @@ class Walk:
         # The one that was started last is the last one.
         self._servers: list[Terminal] = []
         self._by_title: dict[str, Terminal] = {}
-        self._held = contextlib.ExitStack()
-        numbers = sorted(set(_PORT.findall(page.text)))
-        self._ports = {each: str(self._held.enter_context(reserved_port())) for each in numbers}
+        self._ports = {each: str(free_port()) for each in set(_PORT.findall(page.text))}
         # What was shown, for the process ids on the page.
         self._process_ids: dict[str, str] = {}
 
@@ -71,7 +68,6 @@ class Walk:
     def __exit__(self, *_: object) -> None:
         for terminal in self._terminals:
             terminal.close()
-        self._held.close()
 
     def follow(self) -> None:
         """Do what the page says, but for code that is neither a file nor typed."""

@@ -19,11 +19,11 @@ from tests.dns_support import (
     Forwarder,
     Upstream,
     framed,
-    free_port,
     query,
     running_forwarder,
 )
 from tests.example_support import LOOPS, TIMEOUT, problem, running
+from tests.port_support import free_port
 
 
 @pytest.fixture(scope="module", params=LOOPS)
