@@ -16,6 +16,7 @@ from aiosocketserver.deploy.binds import (
     open_sockets,
     systemd_sockets,
 )
+from tests.port_support import free_port
 
 
 def opened(*binds: str, options: SocketOptions = SocketOptions()) -> list[OpenSocket]:  # noqa: B008
@@ -101,8 +102,8 @@ def test_a_port_that_is_free_for_one_address_only_is_not_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With port 0 the first address gets one that the second may not have."""
-    taken = socket.create_server(("127.0.0.2", 0))
-    port = taken.getsockname()[1]
+    port = free_port()
+    taken = socket.create_server(("127.0.0.2", port))
     found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (f"127.0.0.{n}", 0)) for n in (1, 2)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: found)
     bound: list[tuple[str, int]] = []

@@ -68,7 +68,7 @@ def test_a_thread_without_a_job_is_not_left_behind(tmp_path: Path) -> None:
     (tmp_path / "slow_threads.py").write_text(
         "import time\n"
         "from aiosocketserver import BaseRequestHandler\n"
-        "from aiosocketserver.threads import _Worker\n"
+        "from aiosocketserver.requests.threads import _Worker\n"
         "run = _Worker.run\n"
         "def run_slowly(self):\n"
         "    run(self)\n"

@@ -304,7 +304,7 @@ def test_without_memory_for_a_thread_the_pool_is_as_before(
 EXIT = """
 import sys, threading, time
 from contextvars import Context
-from aiosocketserver.threads import ThreadPool
+from aiosocketserver.requests.threads import ThreadPool
 
 pool = ThreadPool()
 begun = threading.Event()
@@ -333,7 +333,7 @@ def exit_of(job: str, *, daemon: bool, then: str = "") -> str:
 def test_idle_threads_do_not_delay_the_exit(daemon: bool) -> None:
     # Were it joined, the interpreter would wait for an hour.
     idle = (
-        "from aiosocketserver import threads\n"
+        "from aiosocketserver.requests import threads\n"
         "threads.IDLE_TIMEOUT = 3600\n"
         "while not any(crew.idle for crew in pool._crews.values()): time.sleep(0.01)"
     )

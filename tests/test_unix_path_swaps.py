@@ -21,8 +21,8 @@ SERVERS: list[Any] = [UnixStreamServer, UnixDatagramServer]
 OPTIONS: dict[str, Any] = {"unix_mode": 0o666, "unix_group": os.getgid()}
 # Where paths are dealt with.
 FILES = tuple(
-    os.path.join(os.path.dirname(aiosocketserver.__file__), name)
-    for name in ("_socket_paths.py", "addresses.py", "stream_server.py")
+    os.path.join(os.path.dirname(aiosocketserver.__file__), "servers", name)
+    for name in ("socket_paths.py", "addresses.py", "stream.py")
 )
 
 
