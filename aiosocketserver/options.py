@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Literal, TypedDict, cast
 
-from .common.optional_ssl import has_ssl, ssl
+from .optional_ssl import has_ssl, ssl
 
 
 class ServerOptions(TypedDict, total=False):

@@ -59,7 +59,7 @@ class CoroutineRequests(ConnectionServer):
             max_threads=getattr(server, "max_threads", None),
         )
         self._attach(loop)
-        # One for each socket that get_request() has returned; as a rule there is one.
+        # A DatagramSocket for each socket seen in a datagram request (usually just one).
         self._datagram_sockets: dict[socket.socket, DatagramSocket] = {}
 
     def start(self, request: Any, client_address: Any) -> None:

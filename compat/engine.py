@@ -229,8 +229,8 @@ class Engine(_Base):
             check_options(self, COROUTINE_OPTIONS)
 
     def _handle_request_noblock(self) -> None:
-        # As socketserver's, which swallows the error that tells that get_request() can
-        # only fail again: at EMFILE its loop spins. Want of memory ends that one.
+        # A copy of socketserver's method that keeps the OSError of get_request().
+        # socketserver drops it, and at EMFILE its loop spins; a MemoryError ends it.
         serving = self._aiosocketserver.serving_here()
         try:
             self._aiosocketserver.look_at_datagram(self)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, cast
 
-from aiosocketserver.common.cpython import enter_loop, leave_loop, set_running_loop
+from aiosocketserver.cpython import enter_loop, leave_loop, set_running_loop
 
 LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, ParamSpec, TypeVar
 
-from aiosocketserver.common.back_off import cannot_start
+from aiosocketserver.requests.back_off import cannot_start
 from aiosocketserver.requests.children import ChildWatch, leave_servers, start_child
 from aiosocketserver.requests.threads import Job, name_of_new_thread
 

@@ -16,8 +16,8 @@ from contextvars import copy_context
 from types import FrameType
 from typing import Any
 
-from aiosocketserver.common.back_off import BackOff, is_shortage
-from aiosocketserver.common.cpython import set_running_loop
+from aiosocketserver.cpython import set_running_loop
+from aiosocketserver.requests.back_off import BackOff, is_shortage
 from aiosocketserver.requests.starts import Starts
 from aiosocketserver.servers.base import cannot_watch
 from aiosocketserver.servers.listener import is_listening
@@ -104,7 +104,7 @@ class Serving:
             self.greenlets = GreenletRequests(
                 self.server, self.loop, on_fatal=self.fail, on_room=self.room_made
             )
-        # One from an earlier handle_request() says nothing about now.
+        # Discard an error left over from an earlier handle_request().
         self.server._aiosocketserver.take_accept_error()
         try:
             self._resume()
@@ -123,7 +123,7 @@ class Serving:
                 # At once: server_close() is about to close the descriptor, and its
                 # number may soon be another one's.
                 self._end()
-            # Then too: this may be a signal handler, and the loop is waiting.
+            # Also wake the loop: in a signal handler it may be blocked in select().
             self.loop.call_soon_threadsafe(self._end)
         except RuntimeError:
             # The loop is closed: it has ended.

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from aiosocketserver.common.client_log import ClientLog
+from aiosocketserver.logs.client_log import ClientLog
 from tests.support import until
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import aiosocketserver
-from aiosocketserver.common import cpython
+from aiosocketserver import cpython
 
 PACKAGE = Path(aiosocketserver.__file__).parent
 PRIVATE = re.compile(

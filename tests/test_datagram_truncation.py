@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import aiosocketserver
-from aiosocketserver.common.log_limits import LogLimit
+from aiosocketserver.logs.limits import LogLimit
 from aiosocketserver.sockets import datagram_receiver
 from tests.datagram_support import CountingServer, receive
 from tests.support import until

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import aiosocketserver
-from aiosocketserver.common import back_off
+from aiosocketserver.requests import back_off
 from aiosocketserver.requests.times import RequestTimes
 from aiosocketserver.sockets.datagram_receiver import DatagramReceiver
 from tests.forking_support import all_reaped, ask, client_of

@@ -1,6 +1,6 @@
 """Of many like events, one line for each minute."""
 
-from aiosocketserver.common.log_limits import LogLimit
+from aiosocketserver.logs.limits import LogLimit
 
 
 def test_the_first_is_logged_at_once_and_later_ones_with_how_many_they_stand_for() -> None:

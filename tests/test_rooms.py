@@ -14,7 +14,9 @@ NAME = "aiosocketserver"
 ROOMS = [
     "errors",
     "version",
-    "common",
+    "cpython",
+    "optional_ssl",
+    "logs",
     "options",
     "sockets",
     "requests",

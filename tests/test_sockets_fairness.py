@@ -1,4 +1,4 @@
-"""Nobody is starved: a busy connection gives way to the loop after a budget (design D3).
+"""Nobody is starved: a busy connection gives way to the loop after a budget (decision 0003).
 
 Counted in turns of the loop and calls in one turn, not in time.
 """

@@ -289,7 +289,7 @@ async def test_the_same_error_from_elsewhere_is_not_the_connections() -> None:
         assert is_error_of(nested, request)
 
 
-# --- the registration with the loop (design D3) ---
+# --- the registration with the loop (decision 0003) ---
 
 
 class Registrations:

@@ -7,7 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from ..common.printable import spell_address
+from ..logs.printable import spell_address
 from ..requests.statistics import RequestEnd
 from .log_output import without_waiting
 

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import AsyncGeneratorType, FrameType
 from typing import Any, NoReturn, TypeVar
 
-from ..common.cpython import (
+from ..cpython import (
     JOINS_ALL_THREADS,
     frames_of_threads,
     join_all_threads,

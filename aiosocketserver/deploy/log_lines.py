@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ..common.printable import printable
+from ..logs.printable import printable
 
 # What the lines of a record have before them after the first: the traceback's, and those
 # of an error's text that a client has caused, or written.

@@ -20,8 +20,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from ..common.log_limits import LogLimit
-from ..common.printable import printable
+from ..logs.limits import LogLimit
+from ..logs.printable import printable
 from ..requests.handlers import BaseRequestHandler
 from ..servers.stream import TCPServer
 from ..sockets.stream import StreamSocket

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import mixed_servers
-from ..common.optional_ssl import has_ssl, ssl
+from ..optional_ssl import has_ssl, ssl
 from ..options import known_options
 from ..requests.handler_kinds import HandlerKind, handler_kind
 from ..requests.handlers import DatagramRequestHandler, StreamRequestHandler

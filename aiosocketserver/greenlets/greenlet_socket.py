@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..common.optional_ssl import ssl
+from ..optional_ssl import ssl
 from ..sockets.waiter import GIVE_WAY
 
 if TYPE_CHECKING:

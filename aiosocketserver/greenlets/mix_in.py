@@ -102,7 +102,8 @@ class GreenletMixIn(_Base):
         except BaseException as error:  # noqa: BLE001 - logged, or raised at the end
             if isinstance(exit_in(error), KeyboardInterrupt):
                 self._ends_server(error)
-            # As in a thread, SystemExit ends this one only. Who has cut it counts it.
+            # As in a thread, SystemExit ends this greenlet only. The code that cut the request
+            # has counted it already.
             elif not (isinstance(error, SystemExit) or _is_cut(entry, error)):
                 entry.outcome = "failed"
                 self._client_log.exception(

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from ..common.cpython import enter_loop, get_running_loop, leave_loop, set_running_loop
+from ..cpython import enter_loop, get_running_loop, leave_loop, set_running_loop
 from ..requests.bridge import carry_exit, result_of
 
 R = TypeVar("R")

@@ -10,7 +10,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from ..common.back_off import cannot_start
+from .back_off import cannot_start
 from .entries import InThread, current
 from .starts import Starts
 from .threads import ThreadPool

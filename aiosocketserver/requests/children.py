@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..common.cpython import set_running_loop
+from ..cpython import set_running_loop
 
 
 class _HasDescriptors(Protocol):

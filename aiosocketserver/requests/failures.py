@@ -8,9 +8,9 @@ import sys
 import threading
 from typing import Any, cast
 
-from ..common.client_log import ClientLog
-from ..common.printable import printable
 from ..errors import TimedOut
+from ..logs.client_log import ClientLog
+from ..logs.printable import printable
 from ..sockets.plain_socket import is_error_of
 from .bridge import Bridge
 from .entries import current, set_outcome

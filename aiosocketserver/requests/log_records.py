@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ..common.printable import printable
+from ..logs.printable import printable
 from .entries import current
 
 

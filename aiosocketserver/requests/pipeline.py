@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from typing import Any, cast
 
-from ..common.back_off import cannot_start
+from .back_off import cannot_start
 from .entries import InTask, InWaiting, current
 from .failures import RequestFailures, awaitable, is_closing
 from .handler_kinds import HandlerKind, run_legacy
@@ -25,7 +25,10 @@ _to_await: ContextVar[list[BaseRequestHandler | Coroutine[Any, Any, None]] | Non
 
 
 def made_to_await() -> list[BaseRequestHandler | Coroutine[Any, Any, None]] | None:
-    """What was made for the hook that runs, in this context; None outside of one."""
+    """The handlers and coroutines that the running hook has created; None outside a hook.
+
+    They are kept to check that the hook awaits each of them.
+    """
     return _to_await.get()
 
 
@@ -37,7 +40,7 @@ class RequestPipeline(RequestFailures):
     """The hooks that a request goes through, each of which may be overridden.
 
     `BaseServer` lists them. A request has a task of its own, so that whatever a hook or
-    handler of one does, waiting or raising, is no other's concern (design D8).
+    handler of one does, waiting or raising, is no other's concern (decision 0008).
     """
 
     RequestHandlerClass: Callable[..., Any]
@@ -60,7 +63,8 @@ class RequestPipeline(RequestFailures):
     # Whether get_request() is overridden, so that nothing is known of how it reads.
     _overrides_get_request = False
 
-    # Whether nothing overridden lies between verify_request() and a coroutine handler.
+    # True if process_request() and finish_request() are not overridden, so that a coroutine
+    # handler can be awaited directly.
     _goes_straight = False
 
     _kind: HandlerKind

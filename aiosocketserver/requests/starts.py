@@ -8,8 +8,8 @@ import functools
 import logging
 from collections.abc import Callable
 
-from ..common.back_off import cannot_start, next_delay, reason
-from ..common.log_limits import LogLimit
+from ..logs.limits import LogLimit
+from .back_off import cannot_start, next_delay, reason
 from .threads import ThreadPool
 
 logger = logging.getLogger("aiosocketserver")

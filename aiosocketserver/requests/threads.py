@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextvars import Context
 from queue import Empty, SimpleQueue
 
-from ..common.cpython import (
+from ..cpython import (
     event_loop_set_here,
     new_thread_name,
     register_before_threads_are_joined,

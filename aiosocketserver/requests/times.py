@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
-from ..common.client_log import ClientLog
+from ..logs.client_log import ClientLog
 from ..sockets.time_limits import Deadline
 from .entries import InProgress
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-from ..common.cpython import frames_of_threads
+from ..cpython import frames_of_threads
 from .entries import InProgress
 from .pipeline import RequestPipeline
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from ..common.client_log import ClientLog
+from ..logs.client_log import ClientLog
 from ..options import ServerOptions, apply_options
 from ..requests import watchdog
 from ..requests.children import live_servers

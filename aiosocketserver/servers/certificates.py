@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from ..common.optional_ssl import ssl
+from ..optional_ssl import ssl
 
 logger = logging.getLogger("aiosocketserver")
 

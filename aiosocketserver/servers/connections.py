@@ -12,9 +12,9 @@ from contextvars import copy_context
 from time import monotonic
 from typing import Any, Literal, Unpack
 
-from ..common.log_limits import LogLimit
-from ..common.optional_ssl import has_ssl, ssl
 from ..errors import TimedOut
+from ..logs.limits import LogLimit
+from ..optional_ssl import has_ssl, ssl
 from ..options import ServerOptions
 from ..requests.entries import InTask, current, set_outcome
 from ..requests.handler_kinds import HandlerKind

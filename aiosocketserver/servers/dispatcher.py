@@ -16,9 +16,9 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from ..common.back_off import FIRST_BACK_OFF, BackOff, is_shortage
-from ..common.client_log import ClientLog
-from ..common.cpython import MUST_CANCEL, references_to
+from ..cpython import MUST_CANCEL, references_to
+from ..logs.client_log import ClientLog
+from ..requests.back_off import FIRST_BACK_OFF, BackOff, is_shortage
 from ..requests.entries import InTask, current
 from ..requests.registry import RequestsInProgress
 from ..sockets.waiter import Waiter
@@ -171,7 +171,8 @@ class DatagramDispatcher:
 
     def _free(self) -> int:
         """How many more may be queued."""
-        # Those that there is room for are as good as served: a worker is on its way.
+        # Datagrams for which a slot is free do not count against max_queue: a worker is about
+        # to take them.
         return self._max_queue + max(0, self._room()) - len(self._queue)
 
     def _read_batch(self, size: int = DATAGRAM_BATCH) -> bool:

@@ -6,7 +6,7 @@ import os
 import socket
 from typing import cast
 
-from ..common.optional_ssl import has_ssl, ssl
+from ..optional_ssl import has_ssl, ssl
 
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 

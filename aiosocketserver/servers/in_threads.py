@@ -92,7 +92,7 @@ class ThreadingMixIn(_Base):
                 reuse=self.reuse_threads,
             )
         except BaseException:
-            # It ends where it began.
+            # No thread took the request: unregister it here; the caller reports the error.
             entry.outcome = ""
             self._requests.ended(entry)
             raise

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-from ..common.back_off import BackOff, is_shortage
+from ..requests.back_off import BackOff, is_shortage
 
 logger = logging.getLogger("aiosocketserver")
 
@@ -59,9 +59,9 @@ class Listener:
         self._on_request = on_request
         self._ends_server = ends_server
         self._on_pause = on_pause
-        # That of who started the server. Most of what follows is called by a request
-        # that ends, or that shuts the server down, and the tasks of the connections
-        # that are accepted then must not inherit its variables.
+        # The context of the code that started the server. resume() is often called from the
+        # context of a request that ends; the tasks of new connections must not inherit the
+        # variables of that request.
         self._context = copy_context()
         self._registered = False
         self._stopped = False

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeGuard, Unpack, cast
 
-from ..common.optional_ssl import has_ssl, ssl
+from ..optional_ssl import has_ssl, ssl
 from ..options import ServerOptions
 from ..requests.handler_kinds import HandlerKind
 from ..sockets.lingering import ClosingSocket, TLSEnd, linger

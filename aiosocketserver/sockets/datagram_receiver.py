@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sized
 from typing import Any
 
-from ..common.log_limits import LogLimit
+from ..logs.limits import LogLimit
 from .packet_info import ControlMessages, Destination, ask_for_destinations, destination_of
 from .timeouts import set_while_read
 

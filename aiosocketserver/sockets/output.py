@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # What one connection may do before the others get their turn: bytes moved, and a
 # price for each call, so that a client that blasts a handler doing recv(64) is no
-# better off than one that sends large blocks (design D3: a 10 ms timer was 4 s late).
+# better off than one that sends large blocks (decision 0003: a 10 ms timer was 4 s late).
 TURN_CREDIT = 256 * 1024
 CALL_COST = 2 * 1024
 LINE_COST = 512
@@ -79,7 +79,8 @@ class Output(PlainSocket):
         # What `_sock` is from when the connection is encrypted.
         self._tls: TLSChannel | None = None
         self._limits = limits
-        # Whose connection this is, for `limits` to tell, until it is closed.
+        # The request that this connection serves: passed to `limits.on_timed_out`, cleared on
+        # close.
         self._owner = owner
         # The option of the server that has struck.
         self._expired = ""

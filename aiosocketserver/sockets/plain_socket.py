@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from ..common.printable import printable
+from ..logs.printable import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -203,7 +203,7 @@ class ReceivingSide(SendingSide):
     def _no_input(self, error: BlockingIOError, flags: int) -> bool:
         """Nothing is there now: whether that is the end, because the server shuts down."""
         if self._timeout == 0 or flags & socket.MSG_DONTWAIT:
-            # It has its price, or who tries again and again would keep the loop.
+            # Charge this call too: otherwise a handler that polls in a loop would never give way.
             self._credit -= CALL_COST
             raise self._mark(error) from None
         if self._last_waits is not None and self._is_last_wait_over():
@@ -345,7 +345,7 @@ class ReceivingSide(SendingSide):
             self._resuming = False
         if not resumed:
             # Registered for the life of many waits, until input comes that nobody
-            # waits for: each registration is a system call (design D3).
+            # waits for: each registration is a system call (decision 0003).
             self._stop_watching()
             return
         queue = self._queue

@@ -13,7 +13,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any, cast
 
-from ..common.optional_ssl import ssl
+from ..optional_ssl import ssl
 from .output import CLOSED
 from .receiving import ReceivingSide
 from .send_queue import SendQueue

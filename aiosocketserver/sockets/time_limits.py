@@ -204,7 +204,10 @@ class WaitTimeout:
 
 
 class MessageTimeout(WaitTimeout):
-    """The same for waits for input, where a message as a whole has its time too."""
+    """`WaitTimeout` for receiving.
+
+    It also limits a whole message (`read_timeout`) over several waits.
+    """
 
     __slots__ = ("_message_deadline", "_message_start")
 

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..common.optional_ssl import ssl
+from ..optional_ssl import ssl
 from .tls_object import have_speak
 
 if TYPE_CHECKING:
@@ -259,9 +259,9 @@ class TLSChannel:
         return self.send(b"".join(buffers), flags)
 
     def disown(self) -> int:
-        """Who sent last will not come again: what is encrypted leaves before anything else.
+        """The sender gave up, cancelled or timed out: what it had encrypted is still sent first.
 
-        Returns how many of that one's bytes it stands for.
+        Returns how many of the sender's bytes that stands for.
         """
         owed, self._owed = self._owed, 0
         self._tell_unsent()

@@ -11,7 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from ..common.optional_ssl import ssl
+from ..optional_ssl import ssl
 from .lingering import LINGER_BYTES
 from .tls_channel import TLSChannel, send_at_once
 

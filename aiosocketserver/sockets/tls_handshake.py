@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ..common.optional_ssl import ssl
+from ..optional_ssl import ssl
 from .readiness import until_readable, until_writable
 from .time_limits import time_limit
 

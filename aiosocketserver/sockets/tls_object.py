@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from ..common.optional_ssl import ssl
+    from ..optional_ssl import ssl
 
 
 def have_speak(shown: ssl.SSLObject, speak: Callable[[], Callable[[], object] | None]) -> None:

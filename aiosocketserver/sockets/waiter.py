@@ -14,7 +14,8 @@ from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
 from typing import Any
 
-# What `result` is when there is no error; that it returns something is no matter.
+# Used as `result` when there is no error: any C callable without arguments will do, because
+# its return value is ignored.
 _no_error = bool
 
 # uvloop's clock counts whole milliseconds, so a timer may come that many seconds early.

@@ -1,1 +1,0 @@
-"""What every room uses: CPython's private names, TLS that may be missing, texts, limits of logs."""
