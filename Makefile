@@ -1,7 +1,7 @@
 # Needs git, make and a Python of at least 3.11; the rest is installed into .venv.
 #
 #   make serve     run the demo server until Ctrl-C
-#   make quick     a first answer: ruff, and the coroutine tests
+#   make quick     a first answer: ruff, codespell, and the coroutine tests
 #   make test      run every check: linters, type checkers, tests on the Pythons found
 #   make coverage  measure what the tests execute
 #   make test-cpython   run CPython's own tests with compat in the place of socketserver

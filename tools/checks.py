@@ -1,6 +1,6 @@
 """Run the project's checks: `checks.py lint`, `quick`, `coverage`, `test PYTHON...` or `further`.
 
-`quick` is for a first answer: ruff, and the coroutine tests, on asyncio and uvloop.
+`quick` is for a first answer: ruff, codespell, and the coroutine tests, on asyncio and uvloop.
 
 `test` runs the test suite under each interpreter given, the newest first, a few at a time, beside
 the linters, the type checkers and the build of the documentation. All tests run on the newest and
@@ -69,15 +69,16 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
-def ruff_checks() -> list[Check]:
+def text_checks() -> list[Check]:
     return [
         Check("ruff check", python("-m", "ruff", "check", "--quiet")),
         Check("ruff format", python("-m", "ruff", "format", "--check", "--quiet")),
+        Check("codespell", python("-m", "codespell_lib")),
     ]
 
 
 def lint_checks() -> list[Check]:
-    checks = ruff_checks()
+    checks = text_checks()
     # The oldest and the newest version: code may stand behind a test of sys.version_info.
     for version in ("3.11", "3.15"):
         checks += [
@@ -201,7 +202,7 @@ def main(arguments: list[str]) -> int:
         case ["lint"]:
             run_all(lints)
         case ["quick"]:
-            lints, tests = ruff_checks(), quick_checks()
+            lints, tests = text_checks(), quick_checks()
             run_all(tests + lints)
         case ["test", *interpreters] if interpreters:
             # CPython's come first, so that pytest's summary comes last.

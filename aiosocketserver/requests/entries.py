@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from ..sockets.silence import asks_for_nothing
 from ..sockets.stream import StreamSocket
@@ -22,10 +22,15 @@ _ids = itertools.count(1)
 
 
 class Cancellable(Protocol):
-    """What runs a handler on the loop: an `asyncio.Task`, or a greenlet of ours."""
+    """What runs a handler on the loop and is no task: a greenlet."""
 
     def cancel(self, message: str, /) -> object:
         """Have it end with CancelledError where it waits."""
+
+
+def is_task(runner: object) -> TypeGuard[asyncio.Task[None]]:
+    """Whether a task runs the handler."""
+    return isinstance(runner, asyncio.Task)
 
 
 class InProgress:
@@ -85,7 +90,7 @@ class InTask(InProgress):
 
     counts = True
 
-    task: Cancellable | None
+    task: asyncio.Task[None] | Cancellable | None
 
     def __init__(
         self, request: Any, client_address: Any, task: asyncio.Task[None] | None = None
@@ -109,7 +114,7 @@ class InTask(InProgress):
     def begin(self) -> None:
         """The task runs, and sees to its end itself from now on."""
         # None under an eager task factory, whose tasks begin as they are made.
-        if isinstance(self.task, asyncio.Task) and self.on_unbegun is not None:
+        if is_task(self.task) and self.on_unbegun is not None:
             self.task.remove_done_callback(self.on_unbegun)
         self.on_unbegun = None
 

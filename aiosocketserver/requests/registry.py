@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from ..sockets.stream import StreamSocket
-from .entries import InProgress, InTask, InThread, InWaiting
+from .entries import InProgress, InTask, InThread, InWaiting, is_task
 from .hosts import HostCounts
 from .statistics import RequestEnd, Statistics
 from .times import RequestTimes
@@ -135,7 +135,7 @@ class RequestsInProgress(set[InProgress]):
         When this is cancelled those that do are cut.
         """
         waiting = [r.task for r in self if isinstance(r, InWaiting)]
-        tasks = [task for task in waiting if isinstance(task, asyncio.Task)]
+        tasks = [task for task in waiting if is_task(task)]
         if not tasks:
             return
         try:

@@ -64,7 +64,7 @@ class ReceivingSide(SendingSide):
         self._last_waits: LastWaits | None = None
         self._ends_when_draining: bool | None = None
         # How much was received before the first message, and when (0: when it was accepted).
-        self._opening = (0, 0.0)
+        self._opening: tuple[int, float] = (0, 0.0)
         # What the rfile has received and nobody has read: the beginning of a message.
         self._unread: ReceiveBuffer | None = None
         # While the loop watches for input: what tells when it has stopped by itself.
