@@ -134,6 +134,11 @@ def test_what_makes_no_sense_is_one_clear_line(
     [
         ("max_conections = 3", "there is no setting 'max_conections': did you mean 'max_connec"),
         ("[limits]\nmax = 3", "there is no setting 'limits'"),
+        (
+            'bind = "tcp://127.0.0.1:1"',
+            """'bind' is a list, and is given 'tcp://127.0.0.1:1': write bind = ["tcp://127.0.0.1:1"]""",
+        ),
+        ("proxy-trusted = 7", "'proxy_trusted' is a list, and is given 7"),
         ("bind = {a = 1}", "'bind' is a table, and settings have none"),
         ("max_connections = ", "is no TOML"),
         ("max_connections = -1", "it must be a whole number above 0"),

@@ -19,6 +19,7 @@ from .log_output import take_over, tell
 from .running import serve as serve_target
 from .settings import ACCESS_LOGS, LOOPS, Option, Settings, default_binds, read_file, server_options
 from .standard_streams import open_standard_streams
+from .variables import check_variables, variable_of
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -90,10 +91,14 @@ class _ServeCommand(click.Command):
             formatter.write_dl(servers)
 
 
+def _setting_names(command: click.Command) -> set[str]:
+    return {param.name for param in command.params if param.name and param.name != "target"}
+
+
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
     if path is not None:
-        known = {p.name for p in ctx.command.params if p.name} - {"config", "target"}
-        ctx.default_map = read_file(path, known)
+        lists = {p.name for p in ctx.command.params if p.name and getattr(p, "multiple", False)}
+        ctx.default_map = read_file(path, _setting_names(ctx.command) - {"config"}, lists)
     return path
 
 
@@ -200,6 +205,7 @@ def serve(
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
     # To the very end of the process.
     take_over()
+    check_variables(os.environ, _setting_names(ctx.command))
     del given["config"]
     options = {
         name: given.pop(name)
@@ -215,7 +221,7 @@ cli.add_command(migrate)
 serve.params += map(_flag, _OPTIONS.values())
 for _param in serve.params:
     if isinstance(_param, click.Option) and _param.name:
-        _param.envvar = f"AIOSOCKETSERVER_{_param.name.upper()}"
+        _param.envvar = variable_of(_param.name)
 
 
 def main() -> None:

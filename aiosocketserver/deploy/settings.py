@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import json
 import re
 import tomllib
 import types
@@ -272,8 +273,10 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return f": did you mean {close[0]!r}?" if close else ""
 
 
-def read_file(path: str, known: Collection[str]) -> dict[str, Any]:
-    """The settings in a TOML file. Raises StartError, for a name that is not `known` too.
+def read_file(path: str, known: Collection[str], lists: Collection[str]) -> dict[str, Any]:
+    """The settings in a TOML file, of which some are `lists`.
+
+    Raises StartError, for a name that is not `known` too.
 
     Names may be written with dashes, as on the command line.
     """
@@ -290,4 +293,9 @@ def read_file(path: str, known: Collection[str]) -> dict[str, Any]:
             raise StartError(f"{path}: there is no setting {name!r}{_hint(name, known)}")
         if isinstance(value, dict):
             raise StartError(f"{path}: {name!r} is a table, and settings have none")
+        if name in lists and not isinstance(value, list):
+            raise StartError(
+                f"{path}: {name!r} is a list, and is given {value!r}: write "
+                f"{name} = [{json.dumps(value, default=str)}]"
+            )
     return settings
