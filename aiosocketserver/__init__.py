@@ -20,6 +20,7 @@ from .options import ServerOptions
 from .requests.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from .requests.log_records import request_id
 from .requests.statistics import Statistics
+from .requests.views import RequestInProgress
 from .servers.base import BaseServer
 from .servers.certificates import CertificateFiles
 from .servers.datagram import UDPServer
@@ -47,6 +48,7 @@ __all__ = [
     "GreenletTCPServer",
     "LimitExceeded",
     "ProxyHeader",
+    "RequestInProgress",
     "ServerOptions",
     "ShutdownReport",
     "SocketReader",

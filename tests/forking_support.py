@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiosocketserver
-from tests.support import Peer
+from tests.support import Peer, until_later
 
 # The clients are in this process, so a child has a copy of each, and would be its own peer.
 _clients: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -82,7 +82,7 @@ async def pid_from(client: Peer) -> int:
 
 
 async def all_reaped(server: aiosocketserver.BaseServer) -> None:
-    await server._requests.wait(())
+    await until_later(lambda: not server.requests())
 
 
 def exists(pid: int) -> bool:

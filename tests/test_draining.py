@@ -67,9 +67,9 @@ async def test_a_request_that_has_begun_is_read_and_answered() -> None:
     async with TCPServer(LOCALHOST, Polite) as server:
         await server.start_serving()
         async with echoed(server) as client:
+            before = server.statistics.bytes_received
             await client.send(b"half a ")
-            (entry,) = server._requests
-            await until(lambda: entry.request._unread)
+            await until(lambda: server.statistics.bytes_received > before)
             shutdown = asyncio.create_task(server.shutdown(10))
             await until(lambda: server.draining)
             # Long enough to be cut, if that were to happen.
@@ -87,7 +87,7 @@ async def test_a_connection_that_had_no_request_yet_is_waited_for() -> None:
         async with client_of(server.server_address) as client:
             shutdown = asyncio.create_task(server.shutdown(10))
             await until(lambda: server.draining)
-            await until(lambda: server._requests)
+            await until(lambda: server.requests())
             await asyncio.sleep(0.05)
             await client.send(b"x\n")
             assert await client.receive_all() == b"x\nbye\n"
@@ -188,7 +188,7 @@ async def test_a_tls_handshake_that_the_client_has_asked_for_is_waited_for(tmp_p
         await server.start_serving()
         answer = asyncio.create_task(asyncio.to_thread(client, server.server_address))
         await asyncio.to_thread(said.wait, 20)
-        await until(lambda: any(entry.request._receiving for entry in server._requests))
+        await until(lambda: any(shown.waits_for == "reading" for shown in server.requests()))
         shutdown = asyncio.create_task(server.shutdown(10))
         await until(lambda: server.draining)
         may_go_on.set()
@@ -225,7 +225,7 @@ async def test_the_event_can_be_waited_for_and_is_cleared_by_serving_again() -> 
         await server.start_serving()
         for _ in range(2):
             async with client_of(server.server_address) as client:
-                await until(lambda: server._requests)
+                await until(lambda: server.requests())
                 shutdown = asyncio.create_task(server.shutdown(10))
                 assert await client.receive_all() == b"drained"
                 client.sock.close()
@@ -257,7 +257,7 @@ async def test_a_legacy_handler_can_look() -> None:
     async with ThreadingTCPServer(LOCALHOST, Looks) as server:
         await server.start_serving()
         async with client_of(server.server_address) as client:
-            await until(lambda: server._requests)
+            await until(lambda: server.requests())
             shutdown = asyncio.create_task(server.shutdown(10))
             assert await client.receive_all() == b"drained"
             client.sock.close()
@@ -286,7 +286,7 @@ async def test_what_resists_is_reported() -> None:
             with pytest.raises(ConnectionResetError):
                 await client.receive_all()
         release.set()
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
 
 
 async def test_all_in_flight_and_in_the_backlog_are_answered() -> None:

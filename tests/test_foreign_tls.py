@@ -171,7 +171,7 @@ async def test_an_accepted_ssl_socket_is_an_error_that_names_ssl_context(
     async with server_class(LOCALHOST, handler) as server:
         await server.start_serving()
         assert await asyncio.to_thread(connect, server, certificates) == b""
-        await until_later(lambda: not server._requests)
+        await until_later(lambda: not server.requests())
         assert server.told == 1
         assert server.statistics.handlers_failed == 1
     (record,) = [record for record in caplog.records if record.exc_info]
@@ -253,7 +253,7 @@ async def test_encrypted_twice_is_an_error(
     async with server_class(LOCALHOST, handler, ssl_context=context) as server:
         await server.start_serving()
         assert await ask(server.server_address) == b""
-        await until_later(lambda: not server._requests)
+        await until_later(lambda: not server.requests())
         assert server.told == 1
     (record,) = [record for record in caplog.records if record.exc_info]
     assert "ssl_context" in str(record.exc_info and record.exc_info[1])
@@ -276,6 +276,6 @@ async def test_what_is_no_socket_is_an_error_too(caplog: pytest.LogCaptureFixtur
     async with Server(LOCALHOST, Echo) as server:
         await server.start_serving()
         assert await ask(server.server_address) == b""
-        await until_later(lambda: not server._requests)
+        await until_later(lambda: not server.requests())
     (record,) = [record for record in caplog.records if record.exc_info]
     assert "returned a NoSocket" in str(record.exc_info and record.exc_info[1])

@@ -35,7 +35,7 @@ async def serve_one(
         await server.start_serving()
         async with blocking_client(server, certificates, b"") as client:
             await asyncio.to_thread(talk, client)
-            await until_later(lambda: not server._requests)
+            await until_later(lambda: not server.requests())
     assert server.statistics.handlers_failed == 0
 
 

@@ -23,7 +23,7 @@ async def test_handle_request_serves_one_request() -> None:
             asking = asyncio.create_task(ask(server.server_address, question))
             await server.handle_request()
             assert await asking == question.upper()
-            assert not server._requests
+            assert not server.requests()
 
 
 async def test_handle_request_calls_handle_timeout() -> None:

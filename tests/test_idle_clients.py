@@ -144,7 +144,7 @@ async def test_a_client_that_has_said_nothing_is_not_waited_for(read: str) -> No
         serving(answering(READS[read])) as server,
         client_of(server.server_address) as client,
     ):
-        await until(lambda: server._requests)
+        await until(lambda: server.requests())
         async with draining(server):
             assert await client.receive_all() == b"bye\n"
 
@@ -204,7 +204,7 @@ async def test_whose_proxy_has_said_nothing() -> None:
         serving(Echo, proxy_protocol="required", proxy_trusted=["127.0.0.1"]) as server,
         client_of(server.server_address) as mute,
     ):
-        await until(lambda: server._requests)
+        await until(lambda: server.requests())
         async with draining(server):
             assert await mute.receive_all() == b""
     assert not server.statistics.timed_out
@@ -237,7 +237,7 @@ async def test_a_handshake_that_has_begun_is_waited_for(tmp_path: Path) -> None:
 async def silence(server: TCPServer) -> AsyncIterator[Peer]:
     """A client that has said nothing: when it is let go, the others have been judged as well."""
     async with client_of(server.server_address) as client:
-        await until(lambda: server._requests)
+        await until(lambda: server.requests())
         yield client
 
 

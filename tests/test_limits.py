@@ -70,7 +70,7 @@ async def test_at_max_connections_the_backlog_holds_the_rest() -> None:
             # Accepting is off, so the loop has nothing to do for those who wait.
             assert server._listener is not None
             assert not server._listener._registered
-            assert len(server._requests) == 2
+            assert len(server.requests()) == 2
             for ended, next_one in ((0, 2), (1, 3)):
                 clients[ended].finish()
                 assert await clients[ended].receive_all() == b""
@@ -88,7 +88,7 @@ async def test_a_connection_that_is_closing_counts() -> None:
         async with client_of(server.server_address) as first:
             assert await first.receive_all() == b"bye\n"
             async with client_of(server.server_address) as second:
-                await until(lambda: not len(server._requests))
+                await until(lambda: not len(server.requests()))
                 assert server._lingering is not None
                 assert len(server._lingering) == 1
                 first.sock.close()
@@ -140,7 +140,7 @@ async def test_the_excess_of_one_host_is_closed_at_once() -> None:
             assert await first.receive_all() == b""
             async with client_of(address) as fourth:
                 await echoes(fourth)
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
         assert server._requests.hosts is not None
         assert server._requests.hosts._counts == {}
 
@@ -202,7 +202,7 @@ async def test_threads_and_children_are_counted_for_their_host(server_class: Any
                 assert await ask(server.server_address) == b""
                 first.finish()
                 assert await first.receive_all() == b""
-            await until(lambda: not server._requests)
+            await until(lambda: not server.requests())
         assert server.statistics.refused.total() == 2
 
 
@@ -296,9 +296,9 @@ async def test_servers_can_have_one_limit_together() -> None:
             # There is room nowhere until one of the first server's has ended.
             await until_queued(second, 1)
             await echoes(clients[1])
-            assert not second._requests
+            assert not second.requests()
             clients[0].finish()
             assert await clients[0].receive_all() == b""
             clients[0].sock.close()
             assert await waiting.receive(2) == b"x\n"
-            assert len(first._requests) == len(second._requests) == 1
+            assert len(first.requests()) == len(second.requests()) == 1

@@ -140,7 +140,7 @@ async def test_hooks_and_log_records_have_the_real_address(
     async with Server(LOCALHOST, Fails, **REQUIRED) as server:
         await server.start_serving()
         assert await ask(server.server_address, V1) == b""
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
     assert verified == [("192.0.2.1", 12345)]
     (record,) = [r for r in caplog.records if r.levelname == "ERROR"]
     assert getattr(record, "client_address", None) == ("192.0.2.1", 12345)
@@ -207,7 +207,7 @@ async def test_without_a_proper_header_it_is_refused(
     async with server:
         await server.start_serving()
         assert await answer_or_end(server.server_address, message) == b""
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
     assert server.refusals == [("127.0.0.1", "proxy_protocol")]
     assert server.statistics.refused == {"proxy_protocol": 1}
     assert server.statistics.handlers_failed == 0
@@ -368,7 +368,7 @@ async def test_the_real_clients_are_counted() -> None:
             assert await ask(server.server_address, header("192.0.2.1")) == b"here\n"
             hosts = server._requests.hosts
             assert hosts is not None
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
         assert not hosts._counts
 
 
@@ -408,7 +408,7 @@ async def test_a_socket_that_is_no_plain_one_is_told(caplog: pytest.LogCaptureFi
     async with Server(LOCALHOST, LegacyTells, **REQUIRED) as server:
         await server.start_serving()
         assert await answer_or_end(server.server_address, V1) == b""
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
     (record,) = [r for r in caplog.records if r.levelname == "ERROR"]
     assert record.exc_text is not None
     assert "proxy_protocol needs plain sockets, and get_request() returned" in record.exc_text

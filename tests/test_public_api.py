@@ -28,6 +28,7 @@ PUBLIC = {
     "ForkingUnixStreamServer",
     "LimitExceeded",
     "ProxyHeader",
+    "RequestInProgress",
     "ServerOptions",
     "ShutdownReport",
     "SocketReader",

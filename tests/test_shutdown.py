@@ -220,7 +220,7 @@ async def test_a_handler_that_ignores_its_cancellation_loses_its_connection(
         await server.start_serving()
         await entered(client)
         await server.shutdown(0)
-        assert not server._requests
+        assert not server.requests()
         with pytest.raises(ConnectionResetError):
             await client.receive_all()
     assert errors() == []
@@ -482,4 +482,4 @@ async def test_a_connection_that_is_cancelled_before_its_task_begins_is_closed()
         await server.start_serving()
         async with client_of(server.server_address) as client:
             assert await client.receive_all() == b""
-        assert not list(server._requests)
+        assert not server.requests()

@@ -292,7 +292,7 @@ async def test_a_client_that_does_not_read_is_cut() -> None:
         await server.start_serving()
         async with client_of(server.server_address) as client:
             await until(lambda: server.statistics.timed_out)
-            await until(lambda: not server._requests)
+            await until(lambda: not server.requests())
             # No more than the kernel had comes, and no orderly end.
             with contextlib.suppress(ConnectionResetError):
                 assert len(await client.receive_all()) < 64 * 1024 * 1024
@@ -340,7 +340,7 @@ async def test_writes_that_nobody_waits_for_have_their_time_too() -> None:
         await server.start_serving()
         async with client_of(server.server_address) as client:
             await until(lambda: server.statistics.timed_out)
-            await until(lambda: not server._requests)
+            await until(lambda: not server.requests())
             with contextlib.suppress(ConnectionResetError):
                 assert b"pending" * 8000 not in await client.receive_all()
         assert server.statistics.timed_out == {"write_timeout": 1}
@@ -358,7 +358,7 @@ async def test_a_full_flush_that_waits_is_told_too() -> None:
         await server.start_serving()
         async with client_of(server.server_address):
             await until(lambda: server.statistics.timed_out)
-            await until(lambda: not server._requests)
+            await until(lambda: not server.requests())
 
 
 # --- request_timeout ---
@@ -405,7 +405,7 @@ async def test_a_request_that_ends_in_time_leaves_no_timer() -> None:
         await server.start_serving()
         assert await ask(server.server_address, b"x\n") == b"x\n"
         assert server._requests.times is not None
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
         assert not server._requests.times._deadlines
         await asyncio.sleep(0.2)
         assert not server.statistics.timed_out
@@ -538,7 +538,7 @@ async def test_a_request_of_a_child_has_its_time() -> None:
         await server.start_serving()
         async with client_of(server.server_address) as client:  # it says nothing
             assert await client.receive_all() == b""
-        await until_later(lambda: not server._requests)
+        await until_later(lambda: not server.requests())
         assert server.statistics.timed_out == {"request_timeout": 1}
 
 

@@ -195,9 +195,7 @@ async def test_garbage_instead_of_a_handshake_is_counted_and_no_traceback(
             )
             await ask(server.server_address, os.urandom(5000))
             await ask(server.server_address, b"")
-            requests = server._requests
-            while requests:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+            await until(lambda: not server.requests())
             statistics = server.statistics
             assert statistics.handshakes_failed == 3
             assert (statistics.handlers_failed, statistics.clients_vanished) == (0, 0)
@@ -268,10 +266,10 @@ async def test_shutdown_ends_handshakes_that_never_come(certificates: Certificat
     async with ThreadingTCPServer(LOCALHOST, LegacyEcho, ssl_context=context) as server:
         await server.start_serving()
         async with client_of(server.server_address) as client:
-            await until(lambda: server._requests)
+            await until(lambda: server.requests())
             await server.shutdown(0.05)
             assert await client.receive_all() == b""
-    assert not server._requests
+    assert not server.requests()
 
 
 # --- endings ---
@@ -304,7 +302,7 @@ async def test_an_end_without_close_notify_is_an_error(certificates: Certificate
 
             await asyncio.to_thread(cut_off)
         await until(lambda: raised)
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
         assert isinstance(raised[0], ssl.SSLEOFError)
         assert server.statistics.clients_vanished == 1
         assert server.statistics.handlers_failed == 0
@@ -530,7 +528,7 @@ async def test_plaintext_before_the_handshake_is_an_error(certificates: Certific
     async with TCPServer(LOCALHOST, StartTLS) as server:
         await server.start_serving()
         assert await ask(server.server_address, b"STARTTLS\ninjected\n") == b"go ahead\n"
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
         assert server.statistics.clients_vanished == 1
         assert server.statistics.handlers_failed == 0
 
@@ -616,7 +614,7 @@ async def test_start_tls_with_a_context_for_clients_is_the_handlers_error(
     async with TCPServer(LOCALHOST, StartTLS) as server:
         await server.start_serving()
         assert await ask(server.server_address, b"STARTTLS\n") == b"go ahead\n"
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
     assert server.statistics.handlers_failed == 1
     assert server.statistics.clients_vanished == 0
     assert "ValueError: start_tls() needs a context for a server" in caplog.text

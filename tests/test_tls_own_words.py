@@ -237,7 +237,7 @@ async def test_a_certificate_that_the_client_does_not_have_ends_the_connection(
         ) as client:
             with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
                 await asyncio.to_thread(client.receive_all)
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
     assert isinstance(errors[0], ssl.SSLError)
     assert server.statistics.clients_vanished == 1
 
@@ -262,7 +262,7 @@ async def test_an_end_that_the_handler_says_by_hand_leaves_at_once(
     ):
         assert await asyncio.to_thread(client.receive_all) == b""
         await asyncio.to_thread(client.secured.sendall, b"next\n")
-        await until_later(lambda: not server._requests)
+        await until_later(lambda: not server.requests())
 
 
 async def test_a_record_that_the_handler_writes_by_hand_leaves_at_once(

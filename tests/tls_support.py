@@ -199,4 +199,4 @@ async def blocking_client(
 
 def is_gone(server: Any) -> bool:
     """Whether nothing is left of any connection."""
-    return not (server._requests or server._closing())
+    return not (server.requests() or server._closing())

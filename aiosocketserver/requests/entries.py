@@ -44,6 +44,9 @@ class InProgress:
     # Whether it is a request of its own, and does not go on with one that was in a task.
     counts = False
 
+    # What serves it: see `RequestInProgress`.
+    kind = "task"
+
     # The number in log records, unique in this process.
     id: int
 
@@ -70,6 +73,10 @@ class InProgress:
     def log_extra(self) -> dict[str, Any]:
         """The `extra` of a log record about it, of code that serves another one or none."""
         return {"client_address": self.client_address, "request_id": self.id}
+
+    def waits_for(self) -> str | None:
+        """What it waits for, as far as is known: see `RequestInProgress`. In any thread."""
+        return None
 
     def cancel(self) -> None:
         """Ask it to end."""
@@ -111,6 +118,10 @@ class InTask(InProgress):
         """Whether the task runs, or has run."""
         return self.on_unbegun is None
 
+    def waits_for(self) -> str | None:
+        connection = self.request
+        return connection._waits_for() if isinstance(connection, StreamSocket) else None
+
     def begin(self) -> None:
         """The task runs, and sees to its end itself from now on."""
         # None under an eager task factory, whose tasks begin as they are made.
@@ -142,6 +153,7 @@ class InGreenlet(InTask):
     __slots__ = ()
 
     counts = False
+    kind = "greenlet"
 
     def __init__(self, request: StreamSocket, client_address: Any) -> None:
         InProgress.__init__(self, request, client_address)
@@ -170,11 +182,16 @@ class InWaiting(InTask):
         self.task = None
         self.on_unbegun = None
 
+    def waits_for(self) -> str | None:
+        return "start"
+
 
 class InThread(InProgress):
     """A request that a legacy handler serves in a thread."""
 
     __slots__ = ("awaited", "ended", "input_ended", "loop_call", "name")
+
+    kind = "thread"
 
     def __init__(self, request: Any, client_address: Any, name: str, *, awaited: bool) -> None:
         super().__init__(request, client_address)
@@ -221,6 +238,8 @@ class InChild(InProgress):
     """A request that a legacy handler serves in a forked child."""
 
     __slots__ = ("awaited", "pid", "watch")
+
+    kind = "child"
 
     def __init__(self, client_address: Any, pid: int, *, awaited: bool) -> None:
         super().__init__(None, client_address)

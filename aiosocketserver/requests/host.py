@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from .statistics import Statistics
+from .views import RequestInProgress
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +34,8 @@ class Host(Protocol):
     def draining(self) -> bool: ...
 
     def shutdown(self, timeout: float | None = ...) -> Coroutine[Any, Any, Any]: ...
+
+    def requests(self) -> list[RequestInProgress]: ...
 
     def run_in_thread(
         self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs

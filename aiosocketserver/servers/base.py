@@ -15,12 +15,14 @@ from ..logs.client_log import ClientLog
 from ..options import ServerOptions, apply_options
 from ..requests import watchdog
 from ..requests.children import live_servers
+from ..requests.entries import InProgress
 from ..requests.failures import awaitable
 from ..requests.handler_kinds import handler_kind
 from ..requests.registry import RequestsInProgress
 from ..requests.starts import Starts
 from ..requests.statistics import Statistics
 from ..requests.times import RequestTimes
+from ..requests.views import RequestInProgress, view_of
 from ..sockets.readiness import is_ready, until_readable
 from ..sockets.timeouts import put_back, set_while_read
 from .draining import DrainingServer
@@ -293,6 +295,18 @@ class BaseServer(DrainingServer):
     def fileno(self) -> int:
         """The descriptor of the listening socket. May be overridden."""
         return self.socket.fileno()
+
+    def requests(self) -> list[RequestInProgress]:
+        """The requests in progress, those first that were accepted first. In any thread.
+
+        Each is as it was at some moment of the call, for they go on meanwhile.
+        """
+        # sorted() copies them at once: they come and go on the loop's thread.
+        entries = sorted(self._requests, key=lambda entry: entry.id)
+        return [view_of(entry, self._waits_for(entry)) for entry in entries]
+
+    def _waits_for(self, entry: InProgress) -> str | None:
+        return entry.waits_for()
 
     # What the kinds of sockets fill in
 

@@ -16,7 +16,7 @@ from ..errors import TimedOut
 from ..logs.limits import LogLimit
 from ..optional_ssl import has_ssl, ssl
 from ..options import ServerOptions
-from ..requests.entries import InTask, current, set_outcome
+from ..requests.entries import InProgress, InTask, current, set_outcome
 from ..requests.handler_kinds import HandlerKind
 from ..sockets.last_waits import FIRST_MESSAGE
 from ..sockets.lingering import LingeringSockets
@@ -363,6 +363,15 @@ class ConnectionServer(BaseServer):
             set_outcome("handshake")
         else:
             super()._count_failure(error, request)
+
+    def _waits_for(self, entry: InProgress) -> str | None:
+        if entry not in self._greeted:
+            return super()._waits_for(entry)
+        # A plain socket is wrapped for TLS when the proxy has been heard.
+        is_secured = isinstance(entry.request, StreamSocket) or (
+            has_ssl() and isinstance(entry.request, ssl.SSLSocket)
+        )
+        return "handshake" if is_secured else "proxy"
 
     def _end_unheard(self) -> None:
         for entry in list(self._greeted):

@@ -270,6 +270,13 @@ class StreamSocket(ReceivingSide):
         sock = self._release()
         return -1 if sock is None else sock.detach()
 
+    def _waits_for(self) -> str | None:
+        """`reading` or `writing`, while its handler waits for that. In any thread."""
+        if self._read_waiter.waiting:
+            return "reading"
+        flushed = [future for _, future in self._flush_waiters or () if not future.done()]
+        return "writing" if flushed or self._is_sender_waiting() else None
+
     def _abort(self) -> None:
         """Reset the connection: the server's last word to a stuck handler."""
         sock = self._release()

@@ -164,7 +164,7 @@ async def test_cancelled_at_each_suspension(tls: bool, tmp_path: Path) -> None:
                 connect = lambda: plain_client(server.server_address)  # noqa: E731
             async with connect() as (reader, writer):
                 received = await talk(reader, writer)
-            await until(lambda: not server._requests)
+            await until(lambda: not server.requests())
             await until(lambda: not server._lingering)
             assert received.startswith(CancelledSession.acknowledged), f"suspension {at}"
             assert server.statistics.handlers_failed == 0, f"suspension {at}"

@@ -74,7 +74,7 @@ async def test_a_shutdown_that_meets_handlers_which_do_not_want_to_end(
         (line,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
         assert "did not end when it was cut, and is abandoned" in line
         RELEASE.set()
-        await until_later(lambda: not server._requests)
+        await until_later(lambda: not server.requests())
 
 
 class Everything(socketserver.StreamRequestHandler):

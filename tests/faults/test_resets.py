@@ -134,7 +134,7 @@ async def test_before_it_is_accepted(caplog: pytest.LogCaptureFixture) -> None:
             reset(socket.create_connection(server.server_address))
         await server.start_serving()
         assert await ask(server.server_address, b"hello\n") == b"hello"
-        await until(lambda: not server._requests)
+        await until(lambda: not server.requests())
         assert server.statistics.handlers_failed == 0
     assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR") or r.exc_info]
 

@@ -72,7 +72,7 @@ async def test_tasks_end_or_are_abandoned_at_the_deadline_and_its_grace(
         (line,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
         assert "did not end when it was cut, and is abandoned" in line
         RELEASE.set()
-        await until_later(lambda: not server._requests)
+        await until_later(lambda: not server.requests())
 
 
 async def test_threads_end_or_are_abandoned_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -87,7 +87,7 @@ async def test_threads_end_or_are_abandoned_too(caplog: pytest.LogCaptureFixture
         (line,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
         assert "the thread 'Thread-" in line
         RELEASE.set()
-        await until_later(lambda: not server._requests)
+        await until_later(lambda: not server.requests())
 
 
 async def test_the_time_of_day_may_jump(monkeypatch: pytest.MonkeyPatch) -> None:
