@@ -31,9 +31,9 @@ ONCE = (
     "tests/examples/test_pages_of_examples.py",
     "tests/examples/test_web_page.py",
     "tests/test_benchmarks.py",
-    "tests/test_deploy_examples.py",
-    "tests/test_docstrings.py",
-    "tests/test_pages.py",
+    "tests/deploy/test_deploy_examples.py",
+    "tests/pages/test_docstrings.py",
+    "tests/pages/test_pages.py",
 )
 NOT_ONCE = tuple(f"--ignore={path}" for path in ONCE)
 

@@ -14,7 +14,7 @@ from aiosocketserver.compat.engine import Engine
 from tests import mixed_classes
 from tests.compat_support import LOOP_NAMES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # Which of socketserver's classes each of compat's stands for.
 STANDS_FOR: dict[type, type] = {

@@ -11,8 +11,8 @@ import pytest
 from aiosocketserver.deploy.binds import Bind, OpenSocket
 from aiosocketserver.deploy.metrics import MetricsServer
 from aiosocketserver.deploy.snapshots import Snapshot, State
+from tests.deploy.test_deploy_metrics import ARGUMENTS, port_of_metrics
 from tests.deploy_support import ask, get, serving_application
-from tests.test_deploy_metrics import ARGUMENTS, port_of_metrics
 
 PROBE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -15,7 +15,7 @@ import pytest
 from aiosocketserver import compat
 from tests.compat_support import ask, connect, receive_all, serving
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(params=["asyncio", "uvloop"], autouse=True)

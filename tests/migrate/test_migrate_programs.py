@@ -1,7 +1,7 @@
 """Migrated programs run, and answer the same clients with the same bytes.
 
-The programs are those of tests/test_compat_texts.py, the examples that have a legacy form, and
-some that use what such programs use.
+The programs are those of tests/compat/test_compat_texts.py, the examples that have a legacy
+form, and some that use what such programs use.
 """
 
 import ast
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.compat.test_compat_texts import ECHO, FORKED, IMPORTS, MENU, STANDARD, THREADED, UPPER
 from tests.compat_support import BOUND, receive_all
 from tests.deploy_support import ROOT, Command, ask
 from tests.example_support import LOOPS
 from tests.migrate_support import after, migrated
-from tests.test_compat_texts import ECHO, FORKED, IMPORTS, MENU, STANDARD, THREADED, UPPER
 
 pytestmark = pytest.mark.parametrize("loop", LOOPS)
 

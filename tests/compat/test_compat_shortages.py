@@ -14,7 +14,7 @@ import pytest
 from aiosocketserver import compat
 from tests.compat_support import BOUND, LOOP_NAMES, ask, connect, implementation, in_thread
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ADDRESS = ("127.0.0.1", 0)
 
 

@@ -4,7 +4,7 @@ import griffe
 
 import aiosocketserver
 from tests.page_support import ROOT
-from tests.test_reference import RENDERED
+from tests.pages.test_reference import RENDERED
 from tools.site_docstrings import undocumented
 
 BARE = """

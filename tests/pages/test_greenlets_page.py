@@ -50,5 +50,5 @@ async def test_what_blocks_is_told_as_the_page_shows(
 
 @PAGE.executes("Programs that exist")
 def test_the_command_is_that_of_compat() -> None:
-    # tests/test_compat_greenlets.py runs it.
+    # tests/compat/test_compat_greenlets.py runs it.
     assert PAGE.blocks("sh") == ["python -m aiosocketserver.compat --greenlets server.py\n"]

@@ -21,7 +21,7 @@ from tests.compat_support import (
     serving,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = ("127.0.0.1", 0)
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.migrate.test_migrate_conversion import in_class
 from tests.migrate_support import declined, told
-from tests.test_migrate_conversion import in_class
 
 MIXED = "is sometimes the handler's own, and sometimes something else"
 UNSEEN = "and what is done with it there cannot be seen"

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.deploy.test_deploy_systemd import PASS_SOCKETS, told, two_listeners
 from tests.deploy_support import ROOT, ask, serving_application
-from tests.test_deploy_systemd import PASS_SOCKETS, told, two_listeners
 
 # Starts a shell in each way that Python has, which shows what it was born with.
 APPLICATION = """

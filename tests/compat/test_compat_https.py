@@ -12,7 +12,7 @@ import pytest
 
 from tests.tls_support import Certificates
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 14), reason="http.server has HTTPS from Python 3.14 on"

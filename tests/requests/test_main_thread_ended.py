@@ -8,7 +8,7 @@ import pytest
 
 from tests.compat_support import BOUND, LOOP_NAMES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 PROGRAM = """\
 import asyncio, os, socket, threading

@@ -14,7 +14,7 @@ import pytest
 from aiosocketserver import compat
 from tests.compat_support import BOUND, LOOP_NAMES, ask, connect, implementation, serving
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = ("127.0.0.1", 0)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.compat_support import BOUND, IMPLEMENTATIONS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 PROGRAM = """\
 import os, signal, socket, sys, threading, time

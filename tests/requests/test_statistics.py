@@ -17,8 +17,8 @@ from aiosocketserver import (
     ThreadingTCPServer,
     UDPServer,
 )
+from tests.servers.test_time_outs import client_of_datagrams
 from tests.support import ask, client_of, until, until_later
-from tests.test_time_outs import client_of_datagrams
 
 LOCALHOST = ("127.0.0.1", 0)
 

@@ -16,7 +16,7 @@ from aiosocketserver import compat
 from aiosocketserver.compat.engine import Engine
 from tests.compat_support import BOUND, ask, serving
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = [socketserver, compat]
 MIX_INS = ["ThreadingMixIn", "ForkingMixIn"]
 

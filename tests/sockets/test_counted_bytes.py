@@ -21,9 +21,9 @@ from aiosocketserver import (
     ThreadingTCPServer,
 )
 from aiosocketserver.requests.statistics import RequestEnd
+from tests.deploy.test_deploy_metrics import port_of_metrics
 from tests.deploy_support import metrics, serving_application
 from tests.support import ask, until_later
-from tests.test_deploy_metrics import port_of_metrics
 from tests.tls_support import BlockingClient, Certificates, blocking_client, tls_client
 
 LOCALHOST = ("127.0.0.1", 0)
