@@ -9,15 +9,8 @@ import weakref
 import pytest
 
 from aiosocketserver.logs.client_log import ClientLog
+from tests.clock_support import Clock
 from tests.support import until
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -28,7 +21,7 @@ def clock() -> Clock:
 @pytest.fixture
 def log(clock: Clock, caplog: pytest.LogCaptureFixture) -> ClientLog:
     caplog.set_level(logging.INFO, "aiosocketserver")
-    return ClientLog(burst=3, interval=60.0, clock=clock)
+    return ClientLog(burst=3, interval=60.0, clock=clock.time)
 
 
 def fail_here(log: ClientLog, error: Exception) -> None:
@@ -48,10 +41,10 @@ def test_the_first_of_a_minute_are_logged_and_then_how_many_more_there_were(
         log.log("kind", logging.INFO, "line %d", number)
         clock.now += 1
     assert caplog.messages == ["line 0", "line 1", "line 2"]
-    clock.now = 1059.9
+    clock.now = 159.9
     log.log("kind", logging.INFO, "line %d", 10)
     assert len(caplog.messages) == 3
-    clock.now = 1060.0
+    clock.now = 160.0
     log.log("kind", logging.INFO, "line %d", 11)
     assert caplog.messages[3:] == ["8 more in 60 s, the last one: line 10", "line 11"]
 

@@ -8,7 +8,6 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import aiosocketserver
 from aiosocketserver.requests import back_off
 from aiosocketserver.requests.times import RequestTimes
 from aiosocketserver.sockets.datagram_receiver import DatagramReceiver
+from tests.clock_support import Clock
 from tests.forking_support import all_reaped, ask, client_of
 from tests.shortage_support import (
     NO_KERNEL_MEMORY,
@@ -230,17 +230,13 @@ async def test_the_time_of_a_request_passes_while_it_waits(
 
 
 def test_what_goes_on_elsewhere_has_no_more_time_than_is_left() -> None:
-    class Loop:
-        def call_later(self, seconds: float, function: Callable[[], object]) -> None:
-            delays.append(seconds)
-
     class Request:
         begun_at = time.monotonic() - 100
 
-    delays: list[float] = []
-    times = RequestTimes(Loop(), 10.0, print, None)  # type: ignore[arg-type]
+    clock = Clock()
+    times = RequestTimes(clock, 10.0, print, None)  # type: ignore[arg-type]
     times.begun(Request())  # type: ignore[arg-type]
-    assert delays == [0.0]
+    assert clock.pending() == [clock.now]
 
 
 @pytest.mark.parametrize("what", ["start", "fork"])

@@ -5,51 +5,14 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
 from aiosocketserver.servers.listener import ACCEPT_BATCH, Listener
-
-
-class Clock:
-    """The part of a loop that a listener uses, with a time that only the test moves."""
-
-    def __init__(self) -> None:
-        self.reader: Callable[[], None] | None = None
-        self.timers: list[tuple[float, Callable[[], None]]] = []
-        self.soon: list[Callable[[], None]] = []
-
-    def add_reader(self, descriptor: int, callback: Callable[[], None]) -> None:
-        self.reader = callback
-
-    def remove_reader(self, descriptor: int) -> None:
-        self.reader = None
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self.soon.append(callback)
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> "Clock":
-        self.timers.append((delay, callback))
-        return self
-
-    def cancel(self) -> None:
-        self.timers.clear()
-
-    def create_future(self) -> asyncio.Future[None]:
-        return asyncio.get_running_loop().create_future()
-
-    def readable(self) -> None:
-        assert self.reader is not None
-        self.reader()
-
-    def next_timer(self) -> float:
-        ((delay, callback),) = self.timers
-        self.timers.clear()
-        callback()
-        return delay
+from tests.clock_support import Clock
 
 
 class Backlog:
@@ -209,7 +172,7 @@ def test_a_connection_that_went_before_it_was_taken_is_passed_over(
     backlog.script = [1, error, 2]
     backlog.clock.readable()
     assert backlog.taken == [1, 2]
-    assert backlog.clock.timers == []
+    assert backlog.clock.pending() == []
     assert errors_in(caplog) == []
 
 
@@ -254,7 +217,7 @@ def test_a_closed_listening_socket_does_not_spin(
     listening.close()
     backlog.script = [OSError(errno.EBADF, "closed")]
     backlog.listener._accept_batch()
-    assert len(backlog.clock.timers) == 1
+    assert len(backlog.clock.pending()) == 1
 
 
 # Room
@@ -310,7 +273,7 @@ def test_stop_ends_a_back_off(backlog: Backlog) -> None:
     backlog.script = [no_descriptors()]
     backlog.clock.readable()
     backlog.listener.stop()
-    assert backlog.clock.timers == []
+    assert backlog.clock.pending() == []
     backlog.listener.start()
     assert backlog.clock.reader is None, "a stopped listener stays stopped"
 

@@ -2,51 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Callable
 from typing import cast
 
 from aiosocketserver.sockets.time_limits import BLOCKED, MessageTimeout, WaitTimeout
-
-
-class Timer:
-    def __init__(self, when: float, callback: Callable[[], object]) -> None:
-        self._when = when
-        self.callback = callback
-        self.cancelled = False
-
-    def when(self) -> float:
-        return self._when
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-class Clock:
-    """A loop that has a clock and timers, and nothing else."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.armed: list[Timer] = []
-        self.times_armed = 0
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        timer = Timer(when, callback)
-        self.armed.append(timer)
-        self.times_armed += 1
-        return timer
-
-    def pending(self) -> list[float]:
-        return [timer.when() for timer in self.armed if not timer.cancelled]
-
-    def advance(self, to: float) -> None:
-        self.now = to
-        due = [timer for timer in self.armed if timer.when() <= to and not timer.cancelled]
-        self.armed = [timer for timer in self.armed if timer not in due]
-        for timer in due:
-            timer.callback()
+from tests.clock_support import Clock
 
 
 class Waits:
@@ -136,10 +95,10 @@ def test_a_timer_that_comes_a_clock_tick_early_counts() -> None:
     waits = Waits()
     clock = waits.clock
     waits.begin(101)
-    clock.armed[0].callback()  # a second early: armed again
+    clock.timers[0].callback()  # a second early: armed again
     assert not waits.late
     clock.now = 100.9995
-    clock.armed[-1].callback()
+    clock.timers[-1].callback()
     assert len(waits.late) == 1
 
 
