@@ -74,6 +74,7 @@ def text_checks() -> list[Check]:
         Check("ruff check", python("-m", "ruff", "check", "--quiet")),
         Check("ruff format", python("-m", "ruff", "format", "--check", "--quiet")),
         Check("codespell", python("-m", "codespell_lib")),
+        Check("faults of mutants.py", python("tools/mutants.py", "--check")),
     ]
 
 

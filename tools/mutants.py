@@ -1,15 +1,23 @@
 """Put each known fault into a copy of the project and see that the tests catch it.
 
-`mutants.py [PATTERN...]`: the faults are unified diffs, tests/mutants/*.patch; with arguments, only
-those whose name contains one of them. A patch begins with comment lines:
+`mutants.py [PATTERN...]`: the faults are tests/mutants/*.mutant; with arguments, only those whose
+name contains one of them. `mutants.py --check` only sees that each can be put into the code.
 
-    # A cancelled recv loses the bytes that had arrived.
-    # tests: tests/test_sockets.py -k cancel
+    # A worker whose loop is blocked stays.
+    # tests: tests/deploy/test_deploy_workers.py -k hangs
+    @@ aiosocketserver/deploy/process.py: Worker.overdue
+    -        if started and now - self.seen_at > limits.silence:
+    +        if False:
 
-The first says what the fault is; each `# tests:` line holds arguments for pytest. The same tests
-run once without any fault as well: tests that fail anyway catch nothing.
+The first line says what the fault is; each `# tests:` line holds arguments for pytest. Lines as in
+a diff follow for each change, after the file and the function or class that they are in; what is
+there before has to be in it once, with lines of context where need be. No line numbers: a fault
+stays where the code is that it breaks, or the function is named that has changed.
+
+The same tests run once without any fault as well: tests that fail anyway catch nothing.
 """
 
+import ast
 import contextlib
 import os
 import shlex
@@ -34,25 +42,92 @@ TIME_LIMIT = 120.0
 KILLED, SURVIVED, UNUSABLE = "killed", "SURVIVED", "UNUSABLE"
 
 
+class UnusableError(Exception):
+    """A fault that cannot be put into the code, and why."""
+
+
+@dataclass
+class Change:
+    """Lines in one function, class or file that are others with the fault."""
+
+    path: str
+    # "" for a file as a whole.
+    place: str
+    before: list[str]
+    after: list[str]
+
+    def make(self, folder: Path) -> None:
+        """Make the change in a copy of the project. Raises UnusableError."""
+        file = folder / self.path
+        if not file.is_file():
+            raise UnusableError(f"there is no {self.path}")
+        lines = file.read_text().splitlines()
+        where = f"{self.place} in {self.path}" if self.place else self.path
+        first, end = extent(lines, self.place, where) if self.place else (0, len(lines))
+        size = len(self.before)
+        found = [n for n in range(first, end - size + 1) if lines[n : n + size] == self.before]
+        if len(found) != 1:
+            times = "more than once" if found else "no longer"
+            raise UnusableError(f"{where} has {times}: {self.before[0].strip()}")
+        lines[found[0] : found[0] + size] = self.after
+        file.write_text("\n".join(lines) + "\n")
+
+
+def extent(lines: list[str], place: str, where: str) -> tuple[int, int]:
+    """The first line of a function or class, and the line after its last. Raises UnusableError."""
+    node: ast.AST = ast.parse("\n".join(lines))
+    for name in place.split("."):
+        inner = (
+            each
+            for each in ast.walk(node)
+            if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and each.name == name
+            and each is not node
+        )
+        found = next(inner, None)
+        if found is None:
+            raise UnusableError(f"there is no {where}")
+        node = found
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    assert node.end_lineno is not None
+    return min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1, node.end_lineno
+
+
 @dataclass
 class Fault:
     name: str
-    patch: Path
     description: str
     targets: list[str]
+    changes: list[Change]
 
     @classmethod
-    def read(cls, patch: Path) -> "Fault":
-        comments = []
-        for line in patch.read_text().splitlines():
-            if not line.startswith("#"):
-                break
-            comments.append(line.lstrip("# "))
-        targets = [
-            line.removeprefix("tests:").strip() for line in comments if line.startswith("tests:")
-        ]
-        descriptions = [line for line in comments if not line.startswith("tests:")]
-        return cls(patch.stem, patch, " ".join(descriptions), targets)
+    def read(cls, path: Path) -> "Fault":
+        fault = cls(path.stem, "", [], [])
+        for line in path.read_text().splitlines():
+            kind, rest = line[:1], line[1:]
+            if line.startswith("@@ "):
+                file, _, place = line.removeprefix("@@ ").partition(": ")
+                fault.changes.append(Change(file, place, [], []))
+            elif kind == "#":
+                text = rest.strip()
+                if text.startswith("tests:"):
+                    fault.targets.append(text.removeprefix("tests:").strip())
+                else:
+                    fault.description += f" {text}" if fault.description else text
+            else:
+                change = fault.changes[-1]
+                if kind != "+":
+                    change.before.append(rest)
+                if kind != "-":
+                    change.after.append(rest)
+        return fault
+
+    def put_into(self, folder: Path) -> None:
+        """Put the fault into a copy of the project. Raises UnusableError."""
+        if not (self.targets and self.description and self.changes):
+            raise UnusableError("a description, '# tests:' and a change have to be there")
+        for change in self.changes:
+            change.make(folder)
 
 
 @dataclass
@@ -135,20 +210,11 @@ def run_tests(folder: Path, target: str) -> Result:
 
 
 def try_fault(fault: Fault) -> Result:
-    if not fault.targets or not fault.description:
-        return Result(UNUSABLE, "the patch does not begin with a description and '# tests:'")
     with copy_of_project() as folder:
-        applied = subprocess.run(
-            ["git", "apply", "--recount", str(fault.patch)],
-            cwd=folder,
-            # Inside a repository, git apply would skip what is not part of it, and succeed.
-            env=os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if applied.returncode:
-            return Result(UNUSABLE, f"does not apply: {applied.stderr.strip().splitlines()[0]}")
+        try:
+            fault.put_into(folder)
+        except UnusableError as error:
+            return Result(UNUSABLE, str(error))
         seconds = 0.0
         for target in fault.targets:
             result = run_tests(folder, target)
@@ -163,8 +229,28 @@ def try_without_fault(target: str) -> Result:
         return run_tests(folder, target)
 
 
+def check(faults: list[Fault]) -> int:
+    """See that each fault can be put into the code; no tests are run."""
+    unusable = 0
+    for fault in faults:
+        with tempfile.TemporaryDirectory() as name:
+            for change in fault.changes:
+                copy = Path(name, change.path)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                if (ROOT / change.path).is_file() and not copy.exists():
+                    shutil.copy(ROOT / change.path, copy)
+            try:
+                fault.put_into(Path(name))
+            except UnusableError as error:
+                unusable += 1
+                print(f"{fault.name}: {error}")
+    return 1 if unusable else 0
+
+
 def main(patterns: list[str]) -> int:
-    faults = [Fault.read(patch) for patch in sorted(FAULTS.glob("*.patch"))]
+    faults = [Fault.read(path) for path in sorted(FAULTS.glob("*.mutant"))]
+    if patterns == ["--check"]:
+        return check(faults)
     if patterns:
         faults = [fault for fault in faults if any(part in fault.name for part in patterns)]
     if not faults:
