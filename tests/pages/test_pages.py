@@ -41,7 +41,7 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
 
 
 def test_every_page_that_the_code_refers_to_is_there() -> None:
-    package = [*ROOT.glob("aiosocketserver/*.py"), *ROOT.glob("compat/*.py")]
+    package = [*ROOT.glob("aiosocketserver/**/*.py"), *ROOT.glob("compat/*.py")]
     pages = {page for path in package for page in re.findall(r"docs/[\w/-]+\.md", path.read_text())}
     assert pages
     assert {page for page in pages if not (ROOT / page).exists()} == set()
