@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from typing import Any
 
 from aiosocketserver.requests.handler_kinds import HandlerKind, handler_kind
 from aiosocketserver.requests.handlers import BaseRequestHandler
+from aiosocketserver.requests.partials import without_arguments
 
 
 def is_coroutine_handler(handler: object) -> bool:
@@ -16,9 +15,7 @@ def is_coroutine_handler(handler: object) -> bool:
     Raises TypeError, which says what to change, where coroutines and plain functions
     are mixed in one class.
     """
-    target: Any = handler
-    while isinstance(target, functools.partial):
-        target = target.func
+    target = without_arguments(handler)
     if not isinstance(target, type):
         if inspect.iscoroutinefunction(target):
             # Whose result nobody would await. It raises, and says what to change.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import importlib.util
 import logging
 import platform
@@ -13,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from ..options import ServerOptions
+from ..requests.partials import without_arguments
 from ..servers.stream import TCPServer
 from . import log_output
 from .binds import (
@@ -152,9 +152,7 @@ class _Deployment:
         return target
 
     def _tell_start(self) -> None:
-        target = self._target
-        while isinstance(target, functools.partial):
-            target = target.func
+        target = without_arguments(self._target)
         name = target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
         opened = self._opened[0]
         if self._servers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import inspect
@@ -19,6 +18,7 @@ from ..optional_ssl import has_ssl, ssl
 from ..options import known_options
 from ..requests.handler_kinds import HandlerKind, handler_kind
 from ..requests.handlers import DatagramRequestHandler, StreamRequestHandler
+from ..requests.partials import without_arguments
 from ..servers.base import BaseServer
 from ..servers.datagram import UDPServer
 from ..servers.stream import TCPServer
@@ -181,15 +181,13 @@ def _known(server_class: type[BaseServer], options: Mapping[str, Any]) -> dict[s
 
 
 def _is_handler(target: Any) -> bool:
-    while isinstance(target, functools.partial):
-        target = target.func
+    target = without_arguments(target)
     return isinstance(target, type) and hasattr(target, "handle")
 
 
 def _check_handler(handler: Any, opened: OpenSocket) -> None:
     """Raise TypeError for a handler of connections where datagrams come, and the reverse."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
+    handler = without_arguments(handler)
     streams = (StreamRequestHandler, socketserver.StreamRequestHandler)
     datagrams = (DatagramRequestHandler, socketserver.DatagramRequestHandler)
     wrong, right = (datagrams, "Stream") if opened.is_stream else (streams, "Datagram")

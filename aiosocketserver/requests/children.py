@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..cpython import set_running_loop
+from .partials import without_arguments
 
 
 class _HasDescriptors(Protocol):
@@ -119,8 +119,7 @@ def _pass_once(number: int, _: object) -> None:
 
 def is_from_loop(handler: Any) -> bool:
     """Whether a signal handler is one of an event loop, or of what drives it."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
+    handler = without_arguments(handler)
     bound_to = getattr(handler, "__self__", None)
     if getattr(bound_to, "of_loop", False):
         return True

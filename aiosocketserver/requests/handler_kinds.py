@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from .handlers import BaseRequestHandler
+from .partials import without_arguments
 
 
 class HandlerKind(Enum):
@@ -29,9 +30,7 @@ def handler_kind(handler: object, *, mix_in: bool) -> HandlerKind:
     `mix_in` tells whether the server can run legacy handlers. Raises TypeError, which
     says what to change, for everything that could not work.
     """
-    target: Any = handler
-    while isinstance(target, functools.partial):
-        target = target.func
+    target = without_arguments(handler)
     if not callable(target):
         raise TypeError(f"RequestHandlerClass must be a handler class, not {target!r}")
     if not inspect.isclass(target):
