@@ -77,7 +77,7 @@ class BaseServer(DrainingServer):
     - blocking_warning: seconds for which a handler may hold the loop before that is logged,
       once for each place in the code, while it still does; None, the default, for not
       looking (with GreenletMixIn: 0.1). A thread looks, and wakes the loop for it
-    - max_threads: see there
+    - max_threads: for `run_in_thread` and for legacy handlers; see there
     - max_line_size, max_block_size: of stream servers; see `TCPServer`
 
     Instance variables:

@@ -303,10 +303,10 @@ class _Closing:
 
 
 def linger(sock: ClosingSocket, timeout: float, tls: TLSEnd | None = None) -> None:
-    """The same without a loop, blocking: for a forked child, and after the loop's end.
+    """`LingeringSockets.close` without a loop, blocking: for a forked child, and after its end.
 
-    Returns when the peer has closed, after `timeout` seconds at the latest, with `sock`
-    closed.
+    Returns when the peer has closed, with `sock` closed; after `timeout` seconds at the
+    latest, which are for all steps together here.
     """
     deadline = time.monotonic() + timeout
     with contextlib.closing(sock), contextlib.suppress(OSError):
