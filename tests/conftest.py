@@ -80,8 +80,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if part := config.getoption("--part"):
-        k, n = map(int, part.split("/"))
+        k, n = _read_part(part)
         config.stash[_part] = set(_test_files(config)[k - 1 :: n])
+
+
+def _read_part(text: str) -> tuple[int, int]:
+    k, _, n = text.partition("/")
+    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise pytest.UsageError(f"--part: it must be K/N with 1 <= K <= N, and is {text!r}")
+    return int(k), int(n)
 
 
 def _test_files(config: pytest.Config) -> list[Path]:
@@ -89,7 +96,7 @@ def _test_files(config: pytest.Config) -> list[Path]:
     ignored = [Path(path).absolute() for path in config.getoption("ignore") or ()]
     files = set[Path]()
     for name in config.args:
-        path = Path(name).absolute()
+        path = Path(name.partition("::")[0]).absolute()
         files.update(path.rglob("test_*.py") if path.is_dir() else [path])
     if config.getoption("--only-async"):
         files = {path for path in files if "async def test" in path.read_text()}

@@ -64,13 +64,19 @@ def test_lines_are_added_after_their_context(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("@@ wheel.py: Wheel.fly\n-a\n+b\n", "there is no Wheel.fly in wheel.py"),
+        ("@@ wheel.py: Wheel.fly\n-a\n+b\n", "Wheel.fly in wheel.py has no longer: a"),
         ("@@ tyre.py: turn\n-a\n+b\n", "there is no tyre.py"),
         ("@@ wheel.py: turn\n-    return 1\n+b\n", "turn in wheel.py has no longer: return 1"),
         (
             "@@ wheel.py: Wheel\n-        return self.speed\n+b\n",
             "Wheel in wheel.py has more than once: return self.speed",
         ),
+        ("@@ wheel.py: turn\n+b\n", "turn in wheel.py: a change needs a line that is there before"),
+        (
+            "@@ wheel.py: turn\n-    return wheel.turn()\n+    return (\n",
+            "turn in wheel.py is no Python with it: '(' was never closed (<unknown>, line 12)",
+        ),
+        ("\n", "a description, '# tests:' and a change have to be there"),
         ("", "a description, '# tests:' and a change have to be there"),
     ],
 )

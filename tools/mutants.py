@@ -63,34 +63,51 @@ class Change:
             raise UnusableError(f"there is no {self.path}")
         lines = file.read_text().splitlines()
         where = f"{self.place} in {self.path}" if self.place else self.path
-        first, end = extent(lines, self.place, where) if self.place else (0, len(lines))
+        if not self.before:
+            raise UnusableError(f"{where}: a change needs a line that is there before")
         size = len(self.before)
-        found = [n for n in range(first, end - size + 1) if lines[n : n + size] == self.before]
+        found = {
+            n
+            for first, end in (extents(lines, self.place) if self.place else [(0, len(lines))])
+            for n in range(first, end - size + 1)
+            if lines[n : n + size] == self.before
+        }
         if len(found) != 1:
             times = "more than once" if found else "no longer"
             raise UnusableError(f"{where} has {times}: {self.before[0].strip()}")
-        lines[found[0] : found[0] + size] = self.after
-        file.write_text("\n".join(lines) + "\n")
+        (at,) = found
+        lines[at : at + size] = self.after
+        text = "\n".join(lines) + "\n"
+        if file.suffix == ".py":
+            try:
+                ast.parse(text)
+            except SyntaxError as error:
+                raise UnusableError(f"{where} is no Python with it: {error}") from error
+        file.write_text(text)
 
 
-def extent(lines: list[str], place: str, where: str) -> tuple[int, int]:
-    """The first line of a function or class, and the line after its last. Raises UnusableError."""
-    node: ast.AST = ast.parse("\n".join(lines))
+def extents(lines: list[str], place: str) -> list[tuple[int, int]]:
+    """The first line of a function or class, and the line after its last.
+
+    Of all that have the name, as a property and its setter; none if there is none.
+    """
+    nodes: list[ast.AST] = [ast.parse("\n".join(lines))]
     for name in place.split("."):
-        inner = (
+        nodes = [
             each
+            for node in nodes
             for each in ast.walk(node)
             if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
             and each.name == name
             and each is not node
-        )
-        found = next(inner, None)
-        if found is None:
-            raise UnusableError(f"there is no {where}")
-        node = found
-    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-    assert node.end_lineno is not None
-    return min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1, node.end_lineno
+        ]
+    found: list[tuple[int, int]] = []
+    for node in nodes:
+        assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        assert node.end_lineno is not None
+        first = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
+        found.append((first, node.end_lineno))
+    return found
 
 
 @dataclass
@@ -114,7 +131,7 @@ class Fault:
                     fault.targets.append(text.removeprefix("tests:").strip())
                 else:
                     fault.description += f" {text}" if fault.description else text
-            else:
+            elif fault.changes:
                 change = fault.changes[-1]
                 if kind != "+":
                     change.before.append(rest)

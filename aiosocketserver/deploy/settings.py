@@ -11,7 +11,7 @@ import tomllib
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from ..options import ServerOptions, what_is_right
 from ..servers.base import BaseServer
@@ -273,6 +273,15 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return f": did you mean {close[0]!r}?" if close else ""
 
 
+def _check_list(path: str, name: str, value: object) -> None:
+    if isinstance(value, str):
+        right = json.dumps(value, ensure_ascii=False)
+        raise StartError(f"{path}: {name!r} is a list: write {name} = [{right}]")
+    texts = cast("list[object]", value) if isinstance(value, list) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise StartError(f"{path}: {name!r} must be a list of texts, and is {value!r}")
+
+
 def read_file(path: str, known: Collection[str], lists: Collection[str]) -> dict[str, Any]:
     """The settings in a TOML file, of which some are `lists`.
 
@@ -293,9 +302,6 @@ def read_file(path: str, known: Collection[str], lists: Collection[str]) -> dict
             raise StartError(f"{path}: there is no setting {name!r}{_hint(name, known)}")
         if isinstance(value, dict):
             raise StartError(f"{path}: {name!r} is a table, and settings have none")
-        if name in lists and not isinstance(value, list):
-            raise StartError(
-                f"{path}: {name!r} is a list, and is given {value!r}: write "
-                f"{name} = [{json.dumps(value, default=str)}]"
-            )
+        if name in lists:
+            _check_list(path, name, value)
     return settings

@@ -1,4 +1,4 @@
-"""The environment variables that settings come from, and those that only look like one."""
+"""The environment variables that settings come from, and others with the same prefix."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ logger = logging.getLogger("aiosocketserver.deploy")
 
 PREFIX = "AIOSOCKETSERVER_"
 
-# Of compat, and of this project's tests.
-_OTHERS = frozenset({"GREENLETS", "LOOP", "REQUIRE_ALL"})
+# Those of compat and of this project's tests.
+_OTHERS = frozenset({"GREENLETS", "REQUIRE_ALL"})
 
-# What Kubernetes and Docker's links set in a container for a service that is called
+# What Kubernetes, and Docker's links, set in a container for a service that is called
 # aiosocketserver, or aiosocketserver-something.
 _OF_A_CLUSTER = re.compile(
-    r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
+    r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?|ENV_\w+)"
 )
 _LINK = re.compile(r"(?:tcp|udp|sctp)://")
 
-# How much of a name has to be right for it to be a misspelt one.
-_CLOSE = 0.8
+# How much of a name has to be right for it to be a misspelt setting, and for a guess.
+_MISSPELT = 0.88
+_GUESS = 0.7
 
 
 def variable_of(setting: str) -> str:
@@ -33,36 +34,35 @@ def variable_of(setting: str) -> str:
 
 
 def check_variables(environment: Mapping[str, str], settings: Collection[str]) -> None:
-    """Raise StartError for a misspelt variable; log a warning for others with our prefix."""
-    known = {variable_of(name) for name in settings} | {PREFIX + name for name in _OTHERS}
-    unknown: list[str] = []
-    for variable, value in sorted(environment.items()):
-        if (
-            not variable.startswith(PREFIX)
-            or variable in known
-            or _is_of_a_cluster(variable, value)
-        ):
+    """Raise StartError for a misspelt setting; log a warning of others that are ignored."""
+    known = {name.upper() for name in settings}
+    ours = {v.removeprefix(PREFIX): t for v, t in environment.items() if v.startswith(PREFIX)}
+    ignored: list[str] = []
+    for name in sorted(ours.keys() - known - _OTHERS):
+        if _is_of_a_cluster(name, ours[name]):
             continue
-        close = difflib.get_close_matches(variable.removeprefix(PREFIX), _short(known), 1, _CLOSE)
-        if close:
+        likeness, meant = max((_likeness(name, each), each) for each in known)
+        if likeness >= _MISSPELT:
             raise StartError(
-                f"the variable {variable} is no setting: did you mean {PREFIX}{close[0]}?"
+                f"the variable {PREFIX}{name} is no setting: did you mean {PREFIX}{meant}?"
             )
-        unknown.append(variable)
-    if unknown:
+        hint = f" (like {PREFIX}{meant}?)" if likeness >= _GUESS else ""
+        ignored.append(f"{PREFIX}{name}{hint}")
+    if ignored:
         logger.warning(
-            "variables that are no settings, and change nothing: %s "
-            "(aiosocketserver serve --help has all settings)",
-            ", ".join(unknown),
+            "ignored, for they are no settings: %s; aiosocketserver serve --help has them all",
+            ", ".join(ignored),
         )
 
 
-def _short(variables: Collection[str]) -> list[str]:
-    return sorted(variable.removeprefix(PREFIX) for variable in variables)
+def _likeness(one: str, other: str) -> float:
+    """From 0 to 1; underscores do not count."""
+    return difflib.SequenceMatcher(None, one.replace("_", ""), other.replace("_", "")).ratio()
 
 
-def _is_of_a_cluster(variable: str, value: str) -> bool:
-    name = variable.removeprefix(PREFIX)
+def _is_of_a_cluster(name: str, value: str) -> bool:
     if _OF_A_CLUSTER.fullmatch(name):
         return True
-    return (name == "PORT" or name.endswith("_PORT")) and _LINK.match(value) is not None
+    # Docker's name of a link is a path.
+    form = {"PORT": _LINK, "NAME": re.compile("/")}.get(name.rpartition("_")[2])
+    return form is not None and form.match(value) is not None

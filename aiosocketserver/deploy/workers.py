@@ -67,6 +67,8 @@ class Supervisor:
         # All that live, and for each slot the one that is to serve.
         self._workers: set[Worker] = set()
         self._current: dict[int, Worker] = {}
+        # Those that have to start, or the service does not.
+        self._first: list[Worker] = []
         # For each slot, how long the next one waits that replaces a short-lived one.
         self._pauses = [_FIRST_PAUSE] * number
         self._restarting: set[asyncio.TimerHandle] = set()
@@ -199,13 +201,14 @@ class Supervisor:
     async def _start_all(self) -> bool:
         try:
             # One first: what is wrong with the target is told once.
-            if not await self._start(0).starts():
+            self._first.append(self._start(0))
+            if not await self._first[0].starts():
                 return False
-            others = [self._start(slot) for slot in range(1, self._number)]
+            self._first += [self._start(slot) for slot in range(1, self._number)]
         except OSError as error:
             logger.error("a worker cannot be started: %s", error)
             return False
-        return all([await worker.starts() for worker in others])
+        return all([await worker.starts() for worker in self._first])
 
     # One worker
 
@@ -276,9 +279,9 @@ class Supervisor:
         self._tell_serving()
         if worker.stopping or self.stopping.is_set():
             return
-        # First of all: whatever logs records may wait. One that has served is replaced while
-        # others still make their first start, too.
-        may_be_replaced = self._running or worker.ready.result()
+        # First of all: whatever logs records may wait. Of the first workers, one that has
+        # never served keeps the service from starting.
+        may_be_replaced = self._running or worker.ready.result() or worker not in self._first
         if may_be_replaced and self._current.get(worker.slot) is worker:
             self._replace(worker)
         how = f"was killed by {_name(-code)}" if code < 0 else f"ended with {code}"
@@ -358,8 +361,10 @@ class Supervisor:
                 worker = self._start(slot)
             except OSError as error:
                 return f"worker {slot + 1} cannot be started ({error})"
-            if not await worker.starts() or worker.ended.done():
+            if not await worker.starts():
                 return f"{worker} cannot start"
+            if worker.ended.done():
+                return f"{worker} ended as soon as it served"
             old = self._current.get(slot)
             self._current[slot] = worker
             if old is not None and old is not worker:

@@ -53,9 +53,11 @@ class RequestsInProgress(set[InProgress]):
 
     def begun(self, request: InProgress) -> None:
         """Take one in."""
+        if request.counts:
+            # Before another thread can see it.
+            request.begun_at = monotonic()
         self.add(request)
         if request.counts:
-            request.begun_at = monotonic()
             statistics = self._statistics
             statistics.accepted += 1
             if len(self) > statistics.peak:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from time import monotonic
 from typing import Any, NamedTuple
 
 from ..sockets.stream import StreamSocket
@@ -18,8 +18,8 @@ class RequestInProgress(NamedTuple):
     client_address: Any
     """What `get_request` returned, or a proxy has said."""
 
-    since: float
-    """When it was accepted, in seconds since the epoch, as `time.time()`."""
+    seconds: float
+    """Since it was accepted, or received."""
 
     kind: str
     """What serves it: a `task`, which also does what comes before a thread or child, a
@@ -44,7 +44,7 @@ def view_of(entry: InProgress, waits_for: str | None) -> RequestInProgress:
     received = sent = None
     if isinstance(connection, StreamSocket):
         received, sent = connection._received, connection._total_sent()
-    since = time.time() - (time.monotonic() - entry.begun_at)
+    seconds = monotonic() - entry.begun_at
     return RequestInProgress(
-        entry.id, entry.client_address, since, entry.kind, waits_for, received, sent
+        entry.id, entry.client_address, seconds, entry.kind, waits_for, received, sent
     )

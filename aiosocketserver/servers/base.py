@@ -40,6 +40,7 @@ class BaseServer(DrainingServer):
     - handle_request(): serve one request, if you do not use serve_forever()
     - server_close(): not a coroutine
     - fileno() -> int: not a coroutine
+    - requests() -> list: those in progress; not a coroutine, in any thread
     - run_in_thread(function, *args): from a coroutine handler to a thread
     - run_on_loop(function, *args): from a legacy handler to the loop; blocks its thread
     - `async with server`: ends in `shutdown()` and `server_close()`
@@ -301,9 +302,12 @@ class BaseServer(DrainingServer):
 
         Each is as it was at some moment of the call, for they go on meanwhile.
         """
-        # sorted() copies them at once: they come and go on the loop's thread.
-        entries = sorted(self._requests, key=lambda entry: entry.id)
-        return [view_of(entry, self._waits_for(entry)) for entry in entries]
+        # sorted() copies them at once (under the GIL): they come and go on the loop's thread.
+        # A request that goes on in a thread, child or greenlet is there twice for a while: the
+        # entry that it goes on from has no outcome any more, comes first, and is left out.
+        entries = sorted(self._requests, key=lambda entry: (entry.id, entry.outcome != ""))
+        latest = {entry.id: entry for entry in entries}
+        return [view_of(entry, self._waits_for(entry)) for entry in latest.values()]
 
     def _waits_for(self, entry: InProgress) -> str | None:
         return entry.waits_for()

@@ -33,7 +33,7 @@ CLUSTER = {
         ("LOGLEVEL", "LOG_LEVEL"),
         ("IDLE_TIME_OUT", "IDLE_TIMEOUT"),
         ("CONFIGS", "CONFIG"),
-        ("GREENLET", "GREENLETS"),
+        ("MAXCONNECTIONS", "MAX_CONNECTIONS"),
     ],
 )
 def test_a_misspelt_variable_is_an_error(variable: str, meant: str, tmp_path: Path) -> None:
@@ -50,12 +50,16 @@ def test_variables_of_others_are_none_of_ours(tmp_path: Path) -> None:
         "AIOSOCKETSERVER_GREENLETS": "1",
         "AIOSOCKETSERVER_REQUIRE_ALL": "",
         "AIOSOCKETSERVER": "x",
+        # Docker's, of a container that is linked and has settings of its own.
+        "AIOSOCKETSERVER_NAME": "/web/aiosocketserver",
+        "AIOSOCKETSERVER_ENV_MAX_CONNECTIONS": "3",
+        "AIOSOCKETSERVER_DB_ENV_AIOSOCKETSERVER_MAX_CONECTIONS": "3",
     }
     with serving_application(
         tmp_path, "application:Echo", *BIND, environment=environment
     ) as command:
         assert command.end() == 0
-        assert "variables" not in "\n".join(command.lines)
+        assert "ignored" not in "\n".join(command.lines)
 
 
 def test_what_is_close_to_nothing_is_one_warning(tmp_path: Path) -> None:
@@ -63,15 +67,19 @@ def test_what_is_close_to_nothing_is_one_warning(tmp_path: Path) -> None:
         "AIOSOCKETSERVER_COLOUR": "red",
         "AIOSOCKETSERVER_PORT": "8080",
         "AIOSOCKETSERVER_PORTS": "tcp://10.0.0.1:80",
+        # A guess may be wrong: it must not keep a service from its start.
+        "AIOSOCKETSERVER_DRAIN_TIMEOUT": "3",
+        "AIOSOCKETSERVER_REQUIRED_ALL": "1",
     }
     with serving_application(
         tmp_path, "application:Echo", *BIND, "--workers", "2", environment=environment
     ) as command:
         assert command.end() == 0
-        (warning,) = [line for line in command.lines if "variables" in line]
+        (warning,) = [line for line in command.lines if "ignored" in line]
     assert " WARNING " in warning
     assert (
-        "variables that are no settings, and change nothing: AIOSOCKETSERVER_COLOUR, "
-        "AIOSOCKETSERVER_PORT, AIOSOCKETSERVER_PORTS (aiosocketserver serve --help has all "
-        "settings)"
+        "ignored, for they are no settings: AIOSOCKETSERVER_COLOUR, "
+        "AIOSOCKETSERVER_DRAIN_TIMEOUT (like AIOSOCKETSERVER_WRITE_TIMEOUT?), "
+        "AIOSOCKETSERVER_PORT, AIOSOCKETSERVER_PORTS, AIOSOCKETSERVER_REQUIRED_ALL; "
+        "aiosocketserver serve --help has them all"
     ) in warning

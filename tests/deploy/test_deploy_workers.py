@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import select
 import signal
@@ -15,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from aiosocketserver.deploy.notify import Notifier
-from aiosocketserver.deploy.process import Limits
+from aiosocketserver.deploy.process import Limits, Worker
+from aiosocketserver.deploy.snapshots import Snapshot
 from aiosocketserver.deploy.workers import Supervisor
 from tests.deploy_support import Command, ask, metrics, serving_application
+from tests.support import until_later
 
 TWO = ("--bind", "tcp://127.0.0.1:0", "--workers", "2")
 
@@ -32,21 +35,22 @@ class Echo(Served):
         await super().handle()
 """
 
-# Loaded in each worker: in the second one the first one's end comes before its own start.
+# Loaded in each worker. The second one kills the first, which serves, and begins to serve itself
+# when that one's successor has died at its start.
 KILLS_THE_FIRST = """
-import os, pathlib, select, signal
+import os, signal
 from application import Process
 
-first = pathlib.Path("first")
-if first.exists():
-    pid = int(first.read_text())
-    if pid:
-        first.write_text("0")
-        watch = os.pidfd_open(pid)
-        os.kill(pid, signal.SIGKILL)
-        select.select([watch], [], [])
-else:
-    first.write_text(str(os.getpid()))
+with open("loaded", "a+") as file:
+    file.seek(0)
+    earlier = [int(line) for line in file]
+    print(os.getpid(), file=file)
+if len(earlier) == 1:
+    os.kill(earlier[0], signal.SIGKILL)
+    open("died").read()
+elif len(earlier) == 2:
+    open("died", "w").close()
+    os._exit(9)
 """
 
 
@@ -84,9 +88,13 @@ def test_both_serve_and_one_that_is_killed_is_replaced(loop: str, tmp_path: Path
 
 
 def test_one_that_is_killed_while_the_second_one_starts_is_replaced(tmp_path: Path) -> None:
+    """Its successor too, which dies before it serves: neither keeps the service from starting."""
     (tmp_path / "killing.py").write_text(KILLS_THE_FIRST)
+    os.mkfifo(tmp_path / "died")
     with serving_application(tmp_path, "killing:Process", *TWO) as command:
-        assert "was killed by SIGKILL" in "\n".join(command.lines)
+        told = "\n".join(command.lines)
+        assert "was killed by SIGKILL" in told
+        assert "ended with 9" in told
         while len(command.children()) < 2:
             with connect(command) as client:
                 process_of(client)
@@ -314,6 +322,41 @@ def test_metrics_are_those_of_all_and_of_the_dead(tmp_path: Path) -> None:
         assert samples["requests_active"] == 0
         assert samples["worker_restarts_total"] == 0
         assert command.end() == 0
+
+
+def serve_until_told(slot: int, sock: socket.socket) -> int:
+    """A worker that serves nobody."""
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    state = {"phase": "serving", "shutdown_timeout": 1.0, "snapshot": Snapshot().to_json()}
+    sock.sendall(json.dumps(state).encode() + b"\n")
+    told.wait()
+    return 0
+
+
+async def test_a_reload_keeps_the_old_one_when_the_new_one_ends_as_soon_as_it_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts = Worker.starts
+
+    async def end_if_new(worker: Worker) -> bool:
+        served = await starts(worker)
+        if ready.is_set():
+            worker.kill(signal.SIGKILL)
+            await worker.ends()
+        return served
+
+    monkeypatch.setattr(Worker, "starts", end_if_new)
+    ready = asyncio.Event()
+    supervisor = Supervisor(serve_until_told, 1, Limits(30.0, 60.0), 0.0, Notifier())
+    running = asyncio.create_task(supervisor.run(ready.set))
+    await ready.wait()
+    supervisor.reload()
+    await until_later(lambda: "reloading has ended" in caplog.text)
+    assert "ended as soon as it served, the others go on" in caplog.text
+    assert supervisor.serving == 1
+    supervisor.stopping.set()
+    assert await running == 0
 
 
 async def test_a_fork_that_fails_is_tried_again(

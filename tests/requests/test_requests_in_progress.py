@@ -23,6 +23,9 @@ from aiosocketserver import (
     ThreadingTCPServer,
     UDPServer,
 )
+from aiosocketserver.requests import views
+from aiosocketserver.requests.entries import InProgress
+from aiosocketserver.requests.registry import RequestsInProgress
 from tests.shortage_support import NO_MEMORY, Shortage
 from tests.support import client_of, until, until_later
 from tests.tls_support import Certificates
@@ -48,7 +51,6 @@ def one(server: aiosocketserver.BaseServer) -> RequestInProgress:
 
 
 async def test_what_is_shown_of_a_coroutine_handler() -> None:
-    before = time.time()
     async with TCPServer(LOCALHOST, Echo) as server:
         await server.start_serving()
         assert server.requests() == []
@@ -58,8 +60,7 @@ async def test_what_is_shown_of_a_coroutine_handler() -> None:
             await until(lambda: one(server).waits_for == "reading")
             shown = one(server)
             assert shown.client_address == client.sock.getsockname()
-            # The clocks that it is computed from may be read a moment apart.
-            assert before - 0.1 <= shown.since <= time.time() + 0.1
+            assert 0 <= shown.seconds <= one(server).seconds
             assert shown.kind == "task"
             assert (shown.bytes_received, shown.bytes_sent) == (6, 6)
         await until(lambda: not server.requests())
@@ -86,17 +87,20 @@ async def test_the_number_is_that_of_log_records_and_the_oldest_comes_first() ->
 @pytest.mark.parametrize("way", ["sendall", "flush"])
 @pytest.mark.parametrize("server_class", [TCPServer, GreenletTCPServer])
 async def test_one_that_waits_for_room_to_send(server_class: type[TCPServer], way: str) -> None:
-    class Sends(BaseRequestHandler):
+    # More than all buffers in between take (tcp_wmem, tcp_rmem: some MiB).
+    size = 32 * 1024 * 1024
+
+    class Sends(StreamRequestHandler):
         async def handle(self) -> None:
             if way == "sendall":
-                await self.request.sendall(bytes(10_000_000))
+                await self.request.sendall(bytes(size))
             else:
-                self.request._write(bytes(10_000_000))
-                await self.request._flush()
+                await self.wfile.write(bytes(size))
+                await self.wfile.flush()
 
     class LegacySends(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            self.request.sendall(bytes(10_000_000))
+            self.request.sendall(bytes(size))
 
     handler: Any = Sends if server_class is TCPServer else LegacySends
     async with server_class(LOCALHOST, handler) as server:
@@ -105,8 +109,8 @@ async def test_one_that_waits_for_room_to_send(server_class: type[TCPServer], wa
             await until(lambda: server.requests() and one(server).waits_for == "writing")
             sent = one(server).bytes_sent
             assert sent is not None
-            assert 0 < sent < 10_000_000
-            assert len(await client.receive_all()) == 10_000_000
+            assert 0 < sent < size
+            assert len(await client.receive(size + 1)) == size
 
 
 @pytest.mark.parametrize(
@@ -133,6 +137,61 @@ async def test_legacy_handlers(
             client.finish()
             assert await client.receive_all() == b""
         await until_later(lambda: not server.requests())
+
+
+async def test_seconds_are_those_since_it_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with TCPServer(LOCALHOST, Echo) as server:
+        await server.start_serving()
+        async with client_of(server.server_address):
+            await until(lambda: server.requests())
+            later = time.monotonic() + 100
+            monkeypatch.setattr(views, "monotonic", lambda: later)
+            assert 100 <= one(server).seconds < 200
+
+
+@pytest.mark.parametrize(
+    ("server_class", "kind"),
+    [(ThreadingTCPServer, "thread"), (GreenletTCPServer, "greenlet")],
+)
+async def test_a_legacy_handler_sees_its_own_request_once(server_class: Any, kind: str) -> None:
+    seen: list[list[RequestInProgress]] = []
+
+    class Looks(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            seen.append(self.server.requests())  # type: ignore[attr-defined]
+
+    class Stays(server_class):  # type: ignore[misc]
+        async def process_request(self, request: Any, client_address: Any) -> None:
+            # The request's task goes on as long as its thread.
+            super().process_request(request, client_address)
+            await until_later(lambda: seen)
+            seen.append(self.requests())
+
+    async with Stays(LOCALHOST, Looks) as server:
+        await server.start_serving()
+        async with client_of(server.server_address) as client:
+            assert await client.receive_all() == b""
+    for shown in seen:
+        assert [each.kind for each in shown] in ([kind], ["task"])
+    assert seen[0][0].kind == kind
+
+
+async def test_a_request_is_complete_as_soon_as_it_can_be_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another thread may look at any moment: this one looks just when there is one more."""
+    seen: list[RequestInProgress] = []
+
+    def add(requests: RequestsInProgress, entry: InProgress) -> None:
+        set.add(requests, entry)
+        seen.extend(server.requests())
+
+    monkeypatch.setattr(RequestsInProgress, "add", add)
+    async with TCPServer(LOCALHOST, Echo) as server:
+        await server.start_serving()
+        async with client_of(server.server_address):
+            await until(lambda: seen)
+    assert seen[0].seconds >= 0
 
 
 @pytest.mark.parametrize("server_class", [TCPServer, ThreadingTCPServer, GreenletTCPServer])
