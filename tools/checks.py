@@ -102,14 +102,14 @@ def docs_check() -> Check:
 
 
 def test_checks(interpreters: list[str]) -> list[Check]:
-    """The runs of pytest, the longest first.
+    """The runs of pytest: the longest first, and short ones last, so that all end together.
 
     Which tests run where, and why: docs/decisions/0018-which-tests-run-where.md.
     """
     newest, *others = interpreters
-    checks = parts(newest, "on asyncio", "--loops=asyncio", *NOT_ONCE, n=3)
+    checks = parts(newest, "on asyncio", "--loops=asyncio", *NOT_ONCE, n=AT_ONCE)
     if others:
-        checks += parts(others[-1], "on asyncio", "--loops=asyncio", *NOT_ONCE, n=3)
+        checks += parts(others[-1], "on asyncio", "--loops=asyncio", *NOT_ONCE, n=AT_ONCE)
     checks += on_other_loops(newest)
     checks.append(pytest_check(newest, "what runs once", *ONCE))
     return checks + [coroutine_tests(each) for each in others[:-1]]
@@ -126,12 +126,13 @@ def further_checks(interpreters: list[str]) -> list[Check]:
 
 
 def measured_checks(interpreter: str) -> list[Check]:
-    return parts(interpreter, "on asyncio", "--loops=asyncio", *NOT_ONCE, n=3, measured=True)
+    arguments = "--loops=asyncio", *NOT_ONCE
+    return parts(interpreter, "on asyncio", *arguments, n=AT_ONCE, measured=True)
 
 
 def on_other_loops(interpreter: str) -> list[Check]:
     arguments = "--loops=eager,uvloop", "--only-on-loops", *NOT_ONCE
-    return parts(interpreter, "on other loops", *arguments, n=3)
+    return parts(interpreter, "on other loops", *arguments, n=AT_ONCE)
 
 
 def coroutine_tests(interpreter: str) -> Check:
@@ -144,7 +145,7 @@ def quick_checks() -> list[Check]:
 
 
 def parts(
-    interpreter: str, name: str, *arguments: str, n: int = 2, measured: bool = False
+    interpreter: str, name: str, *arguments: str, n: int, measured: bool = False
 ) -> list[Check]:
     """One run in *n* parts, which may go on at the same time."""
     return [
