@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import LimitExceeded, TimedOut
 from .greenlets.mix_in import GreenletMixIn
 from .mixed_servers import GreenletTCPServer, ThreadingTCPServer, ThreadingUDPServer
-from .options import ServerOptions
+from .options.keywords import ServerOptions
 from .requests.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from .requests.log_records import request_id
 from .requests.statistics import Statistics

@@ -9,8 +9,10 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from aiosocketserver.options import check_options
+from aiosocketserver.options.of_classes import check_options, options_of
 from aiosocketserver.requests.pipeline import made_to_await
+from aiosocketserver.servers.datagram import UDPServer
+from aiosocketserver.servers.stream import TCPServer
 
 from .coroutines import requests_of, serve_coroutine
 from .loops import LoopFactory, loop_factory_of, new_loop
@@ -29,13 +31,18 @@ R = TypeVar("R")
 
 _STATE = "_aiosocketserver_state"
 
-COROUTINE_OPTIONS = (
-    "shutdown_timeout",
-    "max_line_size",
-    "max_block_size",
-    "linger_timeout",
-    "max_concurrency",
-)
+# Those of the core's servers that coroutine handlers have here.
+_OF_CORE = {**options_of(TCPServer), **options_of(UDPServer)}
+COROUTINE_OPTIONS = {
+    name: _OF_CORE[name]
+    for name in (
+        "shutdown_timeout",
+        "max_line_size",
+        "max_block_size",
+        "linger_timeout",
+        "max_concurrency",
+    )
+}
 
 
 class _Stopped(threading.Event):

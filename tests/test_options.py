@@ -1,9 +1,8 @@
 """Options: class attributes that the constructor takes as keywords too."""
 
-import inspect
 import re
 import socket
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import pytest
 
@@ -18,7 +17,8 @@ from aiosocketserver import (
     UDPServer,
     UnixStreamServer,
 )
-from aiosocketserver.options import _CHECKS
+from aiosocketserver.options import table
+from aiosocketserver.options.of_classes import Known, options_of
 
 LOCALHOST = ("127.0.0.1", 0)
 OPTIONS = sorted(ServerOptions.__annotations__)
@@ -34,36 +34,45 @@ class Nothing(BaseRequestHandler):
         pass
 
 
-def test_every_option_has_a_check() -> None:
-    assert sorted(_CHECKS) == OPTIONS
+def all_options() -> dict[str, Known]:
+    """Every option that a server class has."""
+    return {name: known for cls in SERVERS for name, known in options_of(cls).items()}
+
+
+def test_keywords_for_type_checkers_are_those_of_the_classes() -> None:
+    hints = get_type_hints(ServerOptions)
+    assert hints == {name: known.hint for name, known in all_options().items()}
+
+
+def test_the_table_has_what_the_classes_have() -> None:
+    in_table = {name for name, value in vars(table).items() if isinstance(value, table.Option)}
+    assert in_table == set(OPTIONS)
+    for name, known in all_options().items():
+        assert known.option is getattr(table, name)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_an_option_is_comes_before_the_first_semicolon(name: str) -> None:
+    """That much is the help of its flag."""
+    what, _, _ = getattr(table, name).help.partition(";")
+    assert 10 < len(what) < 150
+    assert not re.search(r"[\[\].]", what)
 
 
 @pytest.mark.parametrize("server_class", SERVERS)
-def test_every_option_of_a_server_is_documented(
-    server_class: type[TCPServer],
-) -> None:
-    documentation = "\n".join(cls.__doc__ or "" for cls in server_class.__mro__)
-    documented = set(
-        re.findall(r"\w+", " ".join(re.findall(r"(?m)^ *- ([\w, ]+):", documentation)))
-    )
-    documented |= {name for cls in server_class.__mro__ for name in _documented_attributes(cls)}
-    has = {
-        name
-        for name in OPTIONS
-        if hasattr(server_class, name) and name not in getattr(server_class, "without_options", ())
-    }
-    assert has <= documented
-    server = server_class(
-        LOCALHOST if server_class.address_family != socket.AF_UNIX else "\0", Nothing
-    )
-    server.server_close()
+def test_each_default_makes_sense(server_class: type[TCPServer]) -> None:
+    for known in options_of(server_class).values():
+        assert known.default is getattr(server_class, known.name)
+        assert known.wrong(known.default) is None
 
 
-def _documented_attributes(cls: type) -> list[str]:
-    """Names followed by a docstring of their own."""
-    if not cls.__module__.startswith("aiosocketserver"):
-        return []
-    return re.findall(r'(?m)^    (\w+): .*\n    """', inspect.getsource(cls))
+def test_a_class_of_a_program_has_the_options_of_ours() -> None:
+    class Own(TCPServer):
+        max_clients: Annotated[int, "not an option"] = 3
+        idle_timeout = 5
+
+    assert options_of(Own).keys() == options_of(TCPServer).keys()
+    assert options_of(Own)["idle_timeout"].default == 5
 
 
 def test_a_keyword_and_a_class_attribute_do_the_same() -> None:

@@ -6,6 +6,10 @@ from typing import Any
 
 import griffe
 
+from aiosocketserver import ServerOptions
+
+OPTIONS = frozenset(ServerOptions.__annotations__)
+
 # Its keys are described in a table of their own: docs/reference/options.md.
 _TABLED = "ServerOptions"
 
@@ -34,7 +38,8 @@ class Docstrings(griffe.Extension):
 def undocumented(package: griffe.Module, name: str) -> Iterator[str]:
     """The name, and those of its public members, that nobody has described.
 
-    An attribute may be in a list of its class's docstring, as socketserver has them.
+    An attribute may be in a list of its class's docstring, as socketserver has them, or be an
+    option, which is described in the table of options.
     """
     thing = _defined(package[name])
     if not thing.has_docstring:
@@ -44,7 +49,9 @@ def undocumented(package: griffe.Module, name: str) -> Iterator[str]:
     listed = _names_in_lists(thing)
     for member in map(_defined, {**thing.inherited_members, **thing.members}.values()):
         private = any(part.startswith("_") for part in member.path.split(".")[-2:])
-        described = member.has_docstring or (member.is_attribute and member.name in listed)
+        described = member.has_docstring or (
+            member.is_attribute and (member.name in listed or member.name in OPTIONS)
+        )
         if not (private or described):
             yield f"{name}.{member.name}"
 

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Any, Unpack
 
-from ..options import ServerOptions
+from ..options.keywords import ServerOptions
 from ..servers.stream import TCPServer
 from .binds import Bind, SocketOptions, open_sockets
 from .ending import run_to_end

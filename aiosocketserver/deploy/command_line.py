@@ -17,7 +17,15 @@ from .exits import CANNOT_START, exit_code
 from .log_lines import LineFormatter
 from .log_output import take_over, tell
 from .running import serve as serve_target
-from .settings import ACCESS_LOGS, LOOPS, Option, Settings, default_binds, read_file, server_options
+from .settings import (
+    ACCESS_LOGS,
+    LOOPS,
+    Setting,
+    Settings,
+    default_binds,
+    read_file,
+    server_options,
+)
 from .standard_streams import open_standard_streams
 from .variables import check_variables, variable_of
 
@@ -31,7 +39,7 @@ _OPTIONS = server_options()
 class _OptionType(click.ParamType):  # type: ignore[type-arg] # generic since 8.2 only
     """The value of one option of the servers."""
 
-    def __init__(self, option: Option) -> None:
+    def __init__(self, option: Setting) -> None:
         self.option = option
         self.name = option.metavar
 
@@ -61,7 +69,7 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _flag(option: Option) -> click.Option:
+def _flag(option: Setting) -> click.Option:
     """The flag for an option of the servers."""
     dashed = f"--{option.name.replace('_', '-')}"
     described = f"{option.description[:1].upper()}{option.description[1:]}"

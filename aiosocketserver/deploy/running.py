@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
-from ..options import ServerOptions
+from ..options.keywords import ServerOptions
 from ..requests.partials import without_arguments
 from ..servers.stream import TCPServer
 from . import log_output

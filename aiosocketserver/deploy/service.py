@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..options import known_options
+from ..options.of_classes import options_of
 from ..servers.connections import share_max_connections
 from ..servers.datagram import UDPServer
 from ..servers.draining import ShutdownReport
@@ -44,7 +44,7 @@ def make_servers(
             raise StartError(
                 f"{each} cannot be served: {'; '.join([str(error), *_notes(error)])}"
             ) from error
-    known = {name for server in servers for name in known_options(server)}
+    known = {name for server in servers for name in options_of(type(server))}
     for name in options:
         if name not in known:
             raise StartError(f"{name} is given, and no server here has it")

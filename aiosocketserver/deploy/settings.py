@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import inspect
 import json
-import re
 import tomllib
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
-from ..options import ServerOptions, what_is_right
-from ..servers.base import BaseServer
+from ..options.of_classes import Known, options_of
 from ..servers.certificates import CertificateFiles
 from ..servers.datagram import UDPServer
 from ..servers.in_children import ForkingMixIn
@@ -41,19 +38,16 @@ ACCESS_LOGS = ("off", "text", "json")
 # What an option is under a service when nobody has set it.
 _DEFAULTS = {"end_when_draining": True}
 
-# A service does not use them: its binds say the family and it serves for ever; the context
-# of TLS comes from files.
-_NOT_SETTINGS = frozenset({"address_family", "timeout", "ssl_context"})
-
 
 @dataclass(frozen=True)
-class Option:
+class Setting:
     """One option of the servers, as a setting."""
 
     name: str
     hint: Any
     default: Any
     description: str
+    known: Known
 
     @property
     def is_flag(self) -> bool:
@@ -120,36 +114,28 @@ class Option:
 
     def check(self, value: Any) -> Any:
         """The value. Raises ValueError, which says what would be right, when it makes no sense."""
-        wanted = what_is_right(self.name, value)
+        wanted = self.known.wrong(value)
         if wanted is not None:
             raise ValueError(f"it must be {wanted}, and is {value!r}")
         return value
 
 
-def _described(*classes: type) -> dict[str, str]:
-    """What the docstrings of the classes say each option is, without its default and the rest."""
-    found: dict[str, str] = {}
-    for cls in classes:
-        text = inspect.cleandoc(cls.__doc__ or "")
-        for name, description in re.findall(r"^- (\w+): ((?:.|\n  )+)", text, re.MULTILINE):
-            what = re.split(r"(?:;|\.)(?: |$)", " ".join(description.split()), maxsplit=1)[0]
-            found.setdefault(name, what.replace("`", ""))
-    return found
-
-
-def server_options() -> dict[str, Option]:
+def server_options() -> dict[str, Setting]:
     """Every option of the servers that a service has, by name."""
-    classes = (ThreadingMixIn, ForkingMixIn, TCPServer, BaseServer, UDPServer)
-    described = _described(*classes)
-    hints = get_type_hints(ServerOptions)
+    found: dict[str, Known] = {}
+    # Of an option that several have, the last one's default is shown.
+    for cls in (UDPServer, ForkingMixIn, ThreadingMixIn, TCPServer):
+        found.update(options_of(cls))
     return {
-        name: Option(
+        name: Setting(
             name,
-            hints[name],
-            _DEFAULTS.get(name, next(getattr(cls, name) for cls in classes if hasattr(cls, name))),
-            described.get(name, ""),
+            known.hint,
+            _DEFAULTS.get(name, known.default),
+            known.option.help.partition(";")[0].replace("`", ""),
+            known,
         )
-        for name in sorted(hints.keys() - _NOT_SETTINGS)
+        for name, known in sorted(found.items())
+        if known.option.setting
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import mixed_servers
 from ..optional_ssl import has_ssl, ssl
-from ..options import known_options
+from ..options.of_classes import options_of
 from ..requests.handler_kinds import HandlerKind, handler_kind
 from ..requests.handlers import DatagramRequestHandler, StreamRequestHandler
 from ..requests.partials import without_arguments
@@ -176,7 +176,7 @@ def _has_parameter(function: Callable[..., object], name: str) -> bool:
 
 
 def _known(server_class: type[BaseServer], options: Mapping[str, Any]) -> dict[str, Any]:
-    known = known_options(server_class)
+    known = options_of(server_class)
     return {name: value for name, value in options.items() if name in known}
 
 

@@ -8,8 +8,9 @@ import inspect
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
+from ..options import table as option
 from .back_off import cannot_start
 from .entries import InThread, current
 from .starts import Starts
@@ -52,12 +53,7 @@ def result_of(result: R | _Exit) -> R:
 class Bridge:
     """What a server offers to handlers that have to cross from the loop to a thread or back."""
 
-    max_threads: int | None = None
-    """At most this many threads at once, or None, the default, for no limit.
-
-    For legacy handlers: at the limit the server stops accepting and the kernel's
-    backlog holds the rest. For `run_in_thread`: at the limit it waits.
-    """
+    max_threads: Annotated[int | None, option.max_threads] = None
 
     _loop: asyncio.AbstractEventLoop | None = None
 

@@ -9,10 +9,12 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Annotated, Any, Self, Unpack
 
 from ..logs.client_log import ClientLog
-from ..options import ServerOptions, apply_options
+from ..options import table as option
+from ..options.keywords import ServerOptions
+from ..options.of_classes import apply_options
 from ..requests import watchdog
 from ..requests.children import live_servers
 from ..requests.entries import InProgress
@@ -65,21 +67,8 @@ class BaseServer(DrainingServer):
     finish_request, shutdown_request, close_request. All after get_request run in a task
     of the request's own, so that a slow one holds up nobody else.
 
-    Class variables, each also a keyword of the constructor:
-
-    - timeout: seconds that handle_request() waits before it calls handle_timeout();
-      None, the default, for ever
-    - shutdown_timeout: seconds that `shutdown` lets handlers go on; None for ever
-    - end_when_draining: of stream servers; see `TCPServer`
-    - request_timeout: seconds that a request may take as a whole, from when it was
-      accepted; None, the default, for no limit. A coroutine handler gets a TimeoutError
-      where it waits for its client and is cancelled elsewhere; the connection of a
-      legacy one is shut down, its child is terminated. See `handle_timed_out`
-    - blocking_warning: seconds for which a handler may hold the loop before that is logged,
-      once for each place in the code, while it still does; None, the default, for not
-      looking (with GreenletMixIn: 0.1). A thread looks, and wakes the loop for it
-    - max_threads: for `run_in_thread` and for legacy handlers; see there
-    - max_line_size, max_block_size: of stream servers; see `TCPServer`
+    Options are class variables and keywords of the constructor, all with a default: see
+    `aiosocketserver.options.table`, or docs/reference/options.md.
 
     Instance variables:
 
@@ -89,11 +78,11 @@ class BaseServer(DrainingServer):
       server serves again
     """
 
-    timeout: float | None = None
+    timeout: Annotated[float | None, option.timeout] = None
 
-    request_timeout: float | None = None
+    request_timeout: Annotated[float | None, option.request_timeout] = None
 
-    blocking_warning: float | None = None
+    blocking_warning: Annotated[float | None, option.blocking_warning] = None
 
     max_line_size: int
     max_block_size: int

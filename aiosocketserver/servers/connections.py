@@ -10,12 +10,13 @@ import socket
 from collections.abc import Callable, Collection, Sequence
 from contextvars import copy_context
 from time import monotonic
-from typing import Any, Literal, Unpack
+from typing import Annotated, Any, Literal, Unpack
 
 from ..errors import TimedOut
 from ..logs.limits import LogLimit
 from ..optional_ssl import has_ssl, ssl
-from ..options import ServerOptions
+from ..options import table as option
+from ..options.keywords import ServerOptions
 from ..requests.entries import InProgress, InTask, current, set_outcome
 from ..requests.handler_kinds import HandlerKind
 from ..sockets.last_waits import FIRST_MESSAGE
@@ -42,25 +43,24 @@ logger = logging.getLogger("aiosocketserver")
 
 
 class ConnectionServer(BaseServer):
-    """What servers of stream sockets do with a connection from when it is accepted.
-
-    Class variables, also keywords of the constructor: see `TCPServer`
-    """
+    """What servers of stream sockets do with a connection from when it is accepted."""
 
     address_family: int
-    linger_timeout: float = 2.0
-    max_connections: int | None = None
-    max_connections_per_host: int | None = None
-    ipv6_prefix_length: int = 64
-    ssl_context: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None
-    tls_reload_interval: float | None = None
-    handshake_timeout: float | None = 30.0
-    read_timeout: float | None = None
-    idle_timeout: float | None = None
-    write_timeout: float | None = 60.0
-    proxy_protocol: Literal["off", "optional", "required"] = "off"
-    proxy_trusted: Collection[str] = ()
-    proxy_timeout: float | None = 5.0
+    linger_timeout: Annotated[float, option.linger_timeout] = 2.0
+    max_connections: Annotated[int | None, option.max_connections] = None
+    max_connections_per_host: Annotated[int | None, option.max_connections_per_host] = None
+    ipv6_prefix_length: Annotated[int, option.ipv6_prefix_length] = 64
+    ssl_context: Annotated[
+        ssl.SSLContext | Callable[[], ssl.SSLContext] | None, option.ssl_context
+    ] = None
+    tls_reload_interval: Annotated[float | None, option.tls_reload_interval] = None
+    handshake_timeout: Annotated[float | None, option.handshake_timeout] = 30.0
+    read_timeout: Annotated[float | None, option.read_timeout] = None
+    idle_timeout: Annotated[float | None, option.idle_timeout] = None
+    write_timeout: Annotated[float | None, option.write_timeout] = 60.0
+    proxy_protocol: Annotated[Literal["off", "optional", "required"], option.proxy_protocol] = "off"
+    proxy_trusted: Annotated[Collection[str], option.proxy_trusted] = ()
+    proxy_timeout: Annotated[float | None, option.proxy_timeout] = 5.0
 
     _limits: TimeLimits = NO_LIMITS
     _lingering: LingeringSockets | None = None

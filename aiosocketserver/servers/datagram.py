@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from ..options import table as option
 from ..requests.entries import InTask, current
 from ..requests.handler_kinds import HandlerKind
 from ..sockets.datagram import DatagramSocket, kernel_drops
@@ -24,19 +25,6 @@ class UDPServer(TCPServer):
     Handlers run at the same time, so that answers may leave in another order than the
     datagrams came. For methods and hooks see `BaseServer`.
 
-    Class variables, each also a keyword of the constructor, beside `BaseServer`'s:
-
-    - address_family, allow_reuse_port: as in `TCPServer`
-    - allow_reuse_address: False, as in socketserver: on UDP it would let another
-      process take the port over
-    - max_packet_size: bytes of a datagram that are received, the rest is cut off, which
-      is counted and logged, and told to the handler (`DatagramSocket.truncated_from`);
-      8192
-    - max_concurrency: datagrams that are served at once, also in threads or children;
-      1024
-    - max_queue: datagrams that wait to be served, before the newest is dropped and
-      counted (on a Unix socket senders wait instead); 1024
-
     A class variable without a keyword:
 
     - socket_type: `socket.SOCK_DGRAM`
@@ -44,9 +32,9 @@ class UDPServer(TCPServer):
 
     socket_type: int = socket.SOCK_DGRAM
     allow_reuse_address: bool = False
-    max_packet_size: int = 8192
-    max_concurrency: int = 1024
-    max_queue: int = 1024
+    max_packet_size: Annotated[int, option.max_packet_size] = 8192
+    max_concurrency: Annotated[int, option.max_concurrency] = 1024
+    max_queue: Annotated[int, option.max_queue] = 1024
 
     without_options: ClassVar[frozenset[str]] = frozenset(
         {

@@ -7,8 +7,9 @@ import logging
 import threading
 from collections.abc import Coroutine
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from ..options import table as option
 from ..requests import watchdog
 from ..requests.entries import InProgress, InThread, current
 from ..requests.pipeline import RequestPipeline
@@ -44,8 +45,8 @@ class ShutdownReport(NamedTuple):
 class DrainingServer(RequestPipeline):
     """What `BaseServer` does from when a shutdown begins."""
 
-    shutdown_timeout: float | None = 5.0
-    end_when_draining: bool | None = None
+    shutdown_timeout: Annotated[float | None, option.shutdown_timeout] = 5.0
+    end_when_draining: Annotated[bool | None, option.end_when_draining] = None
 
     def __init__(self) -> None:
         super().__init__()

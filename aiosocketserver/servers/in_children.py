@@ -7,8 +7,9 @@ import functools
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from ..options import table as option
 from ..requests.children import ChildWatch, flush_standard_streams, leave_servers, start_child
 from ..requests.entries import InChild
 from ..requests.failures import exit_in
@@ -34,19 +35,13 @@ class ForkingMixIn(_Base):
     Children are reaped one by one as they end, never with `waitpid(-1)`, which would
     take the exit codes of other people's children.
 
-    Class variables, each also a keyword of the constructor:
-
-    - max_children: children at once; 40, as in socketserver. At the limit the server
-      stops accepting and the kernel's backlog holds the rest
-    - block_on_close: whether `shutdown` waits for the children; True
-
     Instance variables:
 
     - active_children: the process ids of the children, a set
     """
 
-    max_children: int = 40
-    block_on_close: bool = True
+    max_children: Annotated[int, option.max_children] = 40
+    block_on_close: Annotated[bool, option.block_on_close] = True
 
     _runs_legacy = True
 

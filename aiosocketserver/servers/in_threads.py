@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextvars import Context, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from ..options import table as option
 from ..requests.entries import InThread, current
 from ..requests.failures import exit_in
 from ..requests.handler_kinds import HandlerKind
@@ -35,22 +36,11 @@ class ThreadingMixIn(_Base):
     Methods that may be overridden, beside `BaseServer`'s:
 
     - process_request_thread(request, client_address): all that happens in the thread
-
-    Class variables, each also a keyword of the constructor:
-
-    - daemon_threads: whether the threads of requests are daemons, which do not delay
-      the interpreter's exit and which `shutdown` does not wait for; False
-    - block_on_close: whether `shutdown` waits for threads and children; True
-    - max_threads: threads at once; None, the default, for no limit, as in socketserver:
-      a fixed number would hang the first client above it while the others keep their
-      connections open
-    - reuse_threads: whether a thread serves one request after another; True. With False
-      each gets a new one
     """
 
-    daemon_threads: bool = False
-    block_on_close: bool = True
-    reuse_threads: bool = True
+    daemon_threads: Annotated[bool, option.daemon_threads] = False
+    block_on_close: Annotated[bool, option.block_on_close] = True
+    reuse_threads: Annotated[bool, option.reuse_threads] = True
 
     _runs_legacy = True
 

@@ -10,10 +10,11 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, TypeGuard, Unpack, cast
+from typing import Annotated, Any, TypeGuard, Unpack, cast
 
 from ..optional_ssl import has_ssl, ssl
-from ..options import ServerOptions
+from ..options import table as option
+from ..options.keywords import ServerOptions
 from ..requests.handler_kinds import HandlerKind
 from ..sockets.lingering import ClosingSocket, TLSEnd, linger
 from ..sockets.readiness import is_ready
@@ -38,84 +39,25 @@ class TCPServer(ConnectionServer):
     real port, from then on. One server has one socket, of one address family: a name is
     looked up in it, and "" or None as host is its wildcard address, 0.0.0.0 or ::.
 
-    Class variables, each also a keyword of the constructor, beside `BaseServer`'s:
-
-    - address_family: `socket.AF_INET`; an IPv6 literal as the address makes it AF_INET6
-    - request_queue_size: connections that the kernel's backlog holds; 1024
-      (socketserver: 5, with which a burst of clients waits a second for its SYN to be
-      sent again), at most the kernel's `net.core.somaxconn`
-    - allow_reuse_address: whether a server that is started again may bind while old
-      connections are in TIME_WAIT; True (socketserver: False, and it waits a minute)
-    - allow_reuse_port: whether several processes may bind the same port; False
-    - max_line_size: bytes of a line that a handler's `rfile` takes; 64 KiB
-    - max_block_size: bytes of a block that a handler's `rfile` takes; 16 MiB
-    - linger_timeout: seconds that a closing connection has for each step, so that the
-      peer gets the whole answer; 2. With 0 it is closed at once
-    - end_when_draining: whether a handler that waits for an idle client, between two of
-      its messages, sees the end of input when the server shuts down, instead of being
-      waited for; None, the default: under `run`, `serving` and `aiosocketserver serve`
-      it does, else it does not. See `StreamSocket.end_when_draining`
-    - max_connections: connections at once, those included that are closing; None, the
-      default, for as many as there are descriptors. At the limit the server stops
-      accepting, the backlog holds the rest, and it goes on when one has ended
-    - max_connections_per_host: connections at once of one host; None, the default, for
-      no limit. The excess is closed at once: see `handle_refusal`
-    - ipv6_prefix_length: how many leading bits of an IPv6 address tell one host from
-      another for `max_connections_per_host`; 64
-    - proxy_protocol: whether connections come through proxies that send a PROXY header
-      first; "off", the default, "required", or "optional" for those that may. From then
-      on `client_address` is the real client's, and `proxy_header()` has all that the
-      header says. With "optional" a proxy's client that says nothing first is served
-      after `proxy_timeout`
-    - proxy_trusted: networks of the proxies whose header is believed; as
-      `["10.1.0.0/16", "fd00::/8"]`. With "required" nobody else is served, with
-      "optional" others are, and what they send is never taken for a header. Who can
-      reach a Unix socket is trusted
-    - proxy_timeout: seconds that the PROXY header may take; 5. None for no limit
-    - ssl_context: an `ssl.SSLContext` with which connections are encrypted, or a function
-      that makes one, as `CertificateFiles`, which can do it again; None, the default,
-      for no encryption. The handshake is part of the connection's own task
-    - handshake_timeout: seconds that a client has for the TLS handshake; 30. None for no
-      limit
-    - tls_reload_interval: seconds between two looks whether the files of `ssl_context`
-      have changed, which calls `reload_tls`; None, the default, for none
-    - read_timeout: seconds that a line or block may take from its first byte to its
-      last, for handlers that read with `rfile`; None, the default, for no limit. It
-      stops clients that send a byte now and then, and none that is silent between two
-      messages
-    - idle_timeout: seconds that a handler waits for its client while nothing moves in
-      either direction; None, the default, for no limit. For legacy handlers it is the
-      time-out of the socket
-    - write_timeout: seconds that a client may take nothing of what is sent; 60. None
-      for no limit
-    - tcp_keep_alive: seconds of silence after which the kernel asks the client's kernel
-      whether it is still there; 60. Four questions in a minute without an answer end
-      the connection. None for what the system does (Linux: nothing)
-    - unix_mode: permissions of the path of a Unix socket; as 0o660; None, the default,
-      for what the umask leaves of 0o777. Who may write to it may connect
-    - unix_owner: whose the path of a Unix socket is, by name or number; None, the
-      default, for the process's own user
-    - unix_group: which group the path of a Unix socket is of; the same
-
     A class variable without a keyword:
 
     - socket_type: `socket.SOCK_STREAM`
     """
 
-    address_family: int = socket.AF_INET
+    address_family: Annotated[int, option.address_family] = socket.AF_INET
     socket_type: int = socket.SOCK_STREAM
-    request_queue_size: int = 1024
-    allow_reuse_address: bool = True
-    allow_reuse_port: bool = False
-    tcp_keep_alive: int | None = 60
+    request_queue_size: Annotated[int, option.request_queue_size] = 1024
+    allow_reuse_address: Annotated[bool, option.allow_reuse_address] = True
+    allow_reuse_port: Annotated[bool, option.allow_reuse_port] = False
+    tcp_keep_alive: Annotated[int | None, option.tcp_keep_alive] = 60
     # Whether nothing follows the next shutdown.
     _closes_when_drained = False
 
-    max_line_size: int = 64 * 1024
-    max_block_size: int = 16 * 1024 * 1024
-    unix_mode: int | None = None
-    unix_owner: int | str | None = None
-    unix_group: int | str | None = None
+    max_line_size: Annotated[int, option.max_line_size] = 64 * 1024
+    max_block_size: Annotated[int, option.max_block_size] = 16 * 1024 * 1024
+    unix_mode: Annotated[int | None, option.unix_mode] = None
+    unix_owner: Annotated[int | str | None, option.unix_owner] = None
+    unix_group: Annotated[int | str | None, option.unix_group] = None
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """docs/reference/: every public name is there, and the code beside them does what it says."""
 
-import ast
 import asyncio
 import logging
 import re
@@ -12,6 +11,7 @@ import aiosocketserver
 from aiosocketserver import compat
 from tests.page_support import ROOT, Page
 from tests.support import ask
+from tools import option_page
 
 PAGES = sorted((ROOT / "docs" / "reference").glob("*.md"))
 SERVERS = Page("docs/reference/servers.md")
@@ -37,28 +37,9 @@ def test_every_name_of_compat_is_there() -> None:
     assert set(vars(compat)["__all__"]) <= set(re.findall(r"`(\w+)`", COMPAT.text))
 
 
-def value_of(cell: str) -> object:
-    """The default that a cell of the options table tells: `True` on TCP, 64 KiB, 1024."""
-    if cell.startswith(('`"', "`(")):
-        return ast.literal_eval(cell.strip("`"))
-    word, *rest = re.split(r"[ :]+", cell.replace("`", ""))
-    if word in ("True", "False", "None"):
-        return {"True": True, "False": False, "None": None}[word]
-    return int(word) * {"KiB": 2**10, "MiB": 2**20}.get(rest[0] if rest else "", 1)
-
-
-def test_options_table_has_every_option_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \| .* \| .* \|$", OPTIONS.text, re.MULTILINE))
-    assert sorted(rows) == sorted(aiosocketserver.ServerOptions.__annotations__)
-    del rows["address_family"]
-    servers = [
-        aiosocketserver.ThreadingTCPServer,
-        aiosocketserver.ForkingTCPServer,
-        aiosocketserver.UDPServer,
-    ]
-    for option, cell in rows.items():
-        server = next(server for server in servers if hasattr(server, option))
-        assert value_of(cell) == getattr(server, option), option
+def test_the_table_of_options_is_made_from_the_code() -> None:
+    """`python tools/option_page.py` writes it again."""
+    assert option_page.written() in OPTIONS.text
 
 
 async def ask_datagram(address: tuple[str, int], answers: int) -> list[bytes]:
