@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from types import FunctionType
 from typing import Any
 
 from tests.compat_support import BOUND, serving
@@ -17,7 +18,7 @@ from tests.compat_support import BOUND, serving
 ENGINES = ("socketserver", "asyncio", "uvloop")
 
 
-def run_program(program: Callable[[], None], engine: str) -> None:
+def run_program(program: FunctionType, engine: str) -> None:
     """Call a function of a test module where all its imports come after install().
 
     Fails where it raises, where anything is reported on stderr as an exception, and
@@ -26,7 +27,8 @@ def run_program(program: Callable[[], None], engine: str) -> None:
     command = [sys.executable, "-X", "dev"]
     if engine != "socketserver":
         command += ["-m", "aiosocketserver.compat", "--loop", engine]
-    command += ["-m", "tests.library_support", f"tests.{program.__module__}", program.__name__]
+    path = os.path.relpath(os.path.splitext(program.__code__.co_filename)[0])
+    command += ["-m", "tests.library_support", path.replace(os.sep, "."), program.__name__]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -9,6 +9,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ def program(function: Callable[[], None]) -> Callable[[], None]:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("run", programs, ids=lambda run: run.__name__)
 def test_library_is_served(run: Callable[[], None], engine: str) -> None:
+    assert isinstance(run, FunctionType)
     run_program(run, engine)
 
 

@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import aiosocketserver
 from aiosocketserver.requests import watchdog
 from tests.greenlet_support import greenlet_server, handling
-from tests.support import ask, client_of, until
+from tests.support import ask, client_of, until, until_later
 
 
 @pytest.fixture
@@ -172,15 +173,35 @@ async def test_many_requests_in_one_turn_of_the_loop_are_not_reported(
 
 
 async def test_what_only_waits_is_not_reported(
-    warnings: "queue.SimpleQueue[logging.LogRecord]",
+    warnings: "queue.SimpleQueue[logging.LogRecord]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked = 0
+
+    class Impatient(threading.Event):
+        """One for each question, and one that the watchdog waits for between two of them."""
+
+        def __init__(self) -> None:
+            nonlocal asked
+            super().__init__()
+            asked += 1
+
+        def wait(self, timeout: float | None = None) -> bool:
+            return super().wait(0.001 if timeout == limit / 2 else timeout)
+
     def handle(handler: Any) -> None:
         handler.request.recv(1)
 
-    async with greenlet_server(handling(handle), blocking_warning=0.01) as server:
+    # No machine is so busy that the loop would not answer in time.
+    limit = 30.0
+    impatient = types.SimpleNamespace(**vars(threading) | {"Event": Impatient})
+    monkeypatch.setattr(watchdog, "threading", impatient)
+    async with greenlet_server(handling(handle), blocking_warning=limit) as server:
         await server.start_serving()
         async with client_of(server.server_address) as client:
-            await asyncio.sleep(0.2)
+            await until(lambda: server.requests())
+            before = asked
+            await until_later(lambda: asked > before + 10)
+            assert [each.waits_for for each in server.requests()] == ["reading"]
             await client.send(b"x")
             assert await client.receive_all() == b""
     assert warnings.empty()
