@@ -47,7 +47,10 @@ def haproxy(program: str, folder: Path, listeners: str) -> Generator[None]:
     """HAProxy with these `listen` sections, when it accepts on their ports."""
     settings = (
         "global\n  maxconn 1000\n"
-        "defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 60s\n  timeout server 60s\n"
+        "defaults\n  mode tcp\n  timeout connect 20s\n  timeout client 60s\n  timeout server 60s\n"
+        # By default a check has as long as there is between two: a busy machine's servers would
+        # all be down.
+        "  timeout check 20s\n"
         "  retries 3\n  option redispatch 1\n"
     )
     (folder / "haproxy.cfg").write_text(settings + listeners)
@@ -136,7 +139,7 @@ def test_a_restart_under_load_loses_nothing(program: str, tmp_path: Path) -> Non
     def start(number: int) -> contextlib.AbstractContextManager[Command]:
         return served(
             tmp_path,
-            *("--bind", f"tcp://{HOST}:{ports[number]}", "--drain-delay", "1"),
+            *("--bind", f"tcp://{HOST}:{ports[number]}", "--drain-delay", "2"),
             *("--metrics", f"{HOST}:{health[number]}"),
         )
 
