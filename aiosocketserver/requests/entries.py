@@ -41,7 +41,7 @@ class InProgress:
     # Whether `shutdown` waits for it.
     awaited = True
 
-    # Whether it is a request of its own, and does not go on with one that was in a task.
+    # Whether it counts as a request: False for one that goes on from a task, which counts.
     counts = False
 
     # What serves it: see `RequestInProgress`.
@@ -53,14 +53,14 @@ class InProgress:
     # On the clock of time.monotonic(), set when it is taken in.
     begun_at: float
 
-    # What became of it (see `RequestEnd`); nothing when it goes on in a thread or child.
+    # What became of it (see `RequestEnd`); "" for a task whose request goes on elsewhere.
     outcome: str
 
     def __init__(self, request: Any, client_address: Any) -> None:
         self.request = request
         self.client_address = client_address
         self.outcome = "finished"
-        # The task that it goes on from, if there is one.
+        # The entry of the task that this request goes on from, if there is one.
         task = current.get()
         if task is None:
             self.id = next(_ids)
@@ -71,7 +71,7 @@ class InProgress:
             task.outcome = ""
 
     def log_extra(self) -> dict[str, Any]:
-        """The `extra` of a log record about it, of code that serves another one or none."""
+        """The `extra` of a log record about this request, for code outside of it."""
         return {"client_address": self.client_address, "request_id": self.id}
 
     def waits_for(self) -> str | None:
@@ -87,7 +87,7 @@ class InProgress:
         self.cancel()
 
     def abort(self) -> None:
-        """Make it end, as far as that can be done: it was asked and did not."""
+        """Force it to end, as far as possible: it was asked to, and did not."""
 
 
 class InTask(InProgress):
@@ -123,7 +123,7 @@ class InTask(InProgress):
         return connection._waits_for() if isinstance(connection, StreamSocket) else None
 
     def begin(self) -> None:
-        """The task runs, and sees to its end itself from now on."""
+        """Called by the task when it runs: from now on it unregisters the request itself."""
         # None under an eager task factory, whose tasks begin as they are made.
         if is_task(self.task) and self.on_unbegun is not None:
             self.task.remove_done_callback(self.on_unbegun)
@@ -134,14 +134,13 @@ class InTask(InProgress):
             self.task.cancel("the server is shutting down")
 
     def expire(self) -> None:
-        # What waits for the client gets a TimeoutError; anything else can be cancelled.
+        # A wait for the client raises TimeoutError; any other wait of the task is cancelled.
         waited = isinstance(self.request, StreamSocket) and self.request._expire("request_timeout")
         if not waited and self.task is not None:
             self.task.cancel("the server's request_timeout has passed")
 
     def abort(self) -> None:
-        # Whatever it waits for on its connection now raises; a second cancellation
-        # gets it out of other waits.
+        # Waits on its connection raise now; the second cancellation ends other waits.
         if isinstance(self.request, StreamSocket):
             self.request._abort()
         self.cancel()
@@ -166,7 +165,7 @@ class InGreenlet(InTask):
     @property
     def was_cut(self) -> bool:
         """Whether somebody has asked for its end."""
-        # None before its first wait.
+        # The task is None until the handler waits for the first time.
         return self.task is not None and bool(getattr(self.task, "is_cancelled", False))
 
 
@@ -197,20 +196,20 @@ class InThread(InProgress):
         super().__init__(request, client_address)
         self.name = name
         self.awaited = awaited
-        # Set by the thread, which may find that there is no loop to tell.
+        # Set by the thread at its end, because there may be no loop any more to tell it to.
         self.ended = False
-        # Whether its client is not waited for any more.
+        # Whether the server has ended its input, since its client was idle at a shutdown.
         self.input_ended = False
-        # What the thread waits for in `run_on_loop`.
+        # The call that the thread waits for in `run_on_loop`.
         self.loop_call: Future[Any] | None = None
 
     def __repr__(self) -> str:
         return f"the thread {self.name!r}"
 
     def end_if_idle(self) -> None:
-        """Have the thread see the end of input where it waits for a client that is idle.
+        """If the client is idle, have the thread see the end of input where it waits for more.
 
-        What has arrived, or does so before it looks, it can still read (Linux).
+        It can still read what has arrived, or arrives before it looks (Linux).
         """
         sock = self.request
         # Under TLS such an end is an attack, after which OpenSSL sends nothing but an alert.
@@ -230,7 +229,7 @@ class InThread(InProgress):
             self.loop_call.cancel()
 
     def abort(self) -> None:
-        # It may just have been about to wait.
+        # When cancel() was called, the thread may not have begun its wait yet.
         self.cancel()
 
 
@@ -257,7 +256,7 @@ class InChild(InProgress):
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
-        # Not somebody else's process: the number is ours until the child is reaped.
+        # No other process can have this id before the child is reaped.
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
@@ -268,7 +267,7 @@ current: ContextVar[InProgress | None] = ContextVar("aiosocketserver_request", d
 
 
 def set_outcome(outcome: str) -> None:
-    """Tell what becomes of the request that the running code serves, if it serves one."""
+    """Set the outcome of the request that the running code serves, if it serves one."""
     request = current.get()
     if request is not None:
         request.outcome = outcome

@@ -18,9 +18,9 @@ logger = logging.getLogger("aiosocketserver")
 
 
 class RequestsInProgress(set[InProgress]):
-    """The set of them. It belongs to the loop's thread.
+    """The requests that are registered. Only the loop's thread may change the set.
 
-    `on_room` is called after one has ended.
+    `on_room` is called after a request has ended.
     """
 
     def __init__(self, on_room: Callable[[], object], statistics: Statistics) -> None:
@@ -33,13 +33,13 @@ class RequestsInProgress(set[InProgress]):
         self.hosts: HostCounts | None = None
         # Set where the time of each request is limited.
         self.times: RequestTimes | None = None
-        # Told of each that has ended, on the loop.
+        # Called on the loop with what became of each request that has ended.
         self.observers: list[Callable[[RequestEnd], object]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._on_room = on_room
 
     def count_hosts(self, ipv6_prefix_length: int) -> HostCounts:
-        """Count the connections of each host from now on, those that are here too."""
+        """Count the connections of each host from now on; those in progress are counted too."""
         self._watched = True
         self.hosts = HostCounts(ipv6_prefix_length)
         for request in self:
@@ -52,7 +52,7 @@ class RequestsInProgress(set[InProgress]):
         self.times = times
 
     def begun(self, request: InProgress) -> None:
-        """Take one in."""
+        """Register a request, and count it if it is one of its own."""
         if request.counts:
             # Before another thread can see it.
             request.begun_at = monotonic()
@@ -69,14 +69,14 @@ class RequestsInProgress(set[InProgress]):
                 self.times.begun(request)
 
     def readdress(self, request: InProgress, client_address: Any) -> None:
-        """Tell whose it really is, as a proxy says."""
+        """Give a request the client address that a proxy has told."""
         if self.hosts is not None:
             self.hosts.remove(request.client_address)
             self.hosts.add(client_address)
         request.client_address = client_address
 
     def ended(self, request: InProgress) -> None:
-        """Take one out, and tell who waits for that."""
+        """Unregister a request, add up what it took, and wake up those who wait for its end."""
         try:
             self.remove(request)
         except KeyError:
@@ -123,18 +123,18 @@ class RequestsInProgress(set[InProgress]):
                 logger.exception("an observer of requests failed")
 
     def forget_ended(self) -> None:
-        """Forget the threads that ended when there was no loop any more."""
+        """Unregister the requests whose threads ended after the loop had been closed."""
         for request in [r for r in self if isinstance(r, InThread) and r.ended]:
             self.ended(request)
 
     def awaited(self, exempt: Collection[InProgress]) -> list[InProgress]:
-        """Those that a shutdown has to wait for."""
+        """The requests that a shutdown has to wait for."""
         return [r for r in self if r.awaited and r not in exempt]
 
     async def wait_started(self) -> None:
         """Return when no request waits for its thread or child to be started.
 
-        When this is cancelled those that do are cut.
+        If this is cancelled, the requests that still wait are cut.
         """
         waiting = [r.task for r in self if isinstance(r, InWaiting)]
         tasks = [task for task in waiting if is_task(task)]
@@ -149,7 +149,7 @@ class RequestsInProgress(set[InProgress]):
             raise
 
     async def wait(self, exempt: Collection[InProgress]) -> None:
-        """Return when only those in `exempt`, and those that nobody awaits, are left."""
+        """Return when only the requests in `exempt`, and those that nobody awaits, are left."""
         while self.awaited(exempt):
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
