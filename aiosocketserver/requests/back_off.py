@@ -39,14 +39,14 @@ def cannot_start(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """What a shortage is one of, for a line of log."""
+    """What is short, for a line of the log."""
     if isinstance(error, OSError):
         return f"{error.strerror} (errno {error.errno})"
     return str(error) or ("out of memory" if isinstance(error, MemoryError) else repr(error))
 
 
 def next_delay(delay: float) -> float:
-    """Seconds of the pause after one of `delay` seconds, 0 for none, that was in vain."""
+    """Seconds of the next pause, when one of `delay` seconds (0: none yet) did not help."""
     return min(max(FIRST_BACK_OFF, delay * 2), LAST_BACK_OFF)
 
 
@@ -59,7 +59,7 @@ class BackOff:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_end: Callable[[], object]) -> None:
         self._loop = loop
         self._on_end = on_end
-        # Since a shortage was logged, until the backlog has been emptied.
+        # True from when a shortage was logged until the backlog has been emptied.
         self._logged = False
         self._delay = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -81,7 +81,7 @@ class BackOff:
             self._timer = None
 
     def log(self, error: BaseException) -> None:
-        """Say why accepting is paused, once: a line for each try would fill the disk."""
+        """Log why accepting is paused, once: a line for each try would fill the disk."""
         if not self._logged:
             self._logged = True
             logger.error("accepting is paused, and goes on as soon as it can: %s", reason(error))

@@ -16,16 +16,16 @@ logger = logging.getLogger("aiosocketserver")
 
 
 class Starts:
-    """Those of one server that failed for want of something, each tried until it succeeds.
+    """Threads and children of one server that could not be started, each tried until it can.
 
-    The first one is tried after ever longer pauses, and when a thread of `pool` is free
+    The first one is tried after ever longer pauses, and when a thread of `pool` becomes free
     or `try_again` is called; the others have their turn after it. All methods but
     `try_threadsafe` run on the loop's thread.
     """
 
     def __init__(self, pool: ThreadPool) -> None:
         self.waiting = 0
-        """How many wait, counted by those who have them wait, from before their task begins."""
+        """How many requests wait; counted by the code that makes them wait, before that begins."""
         self._pool = pool
         self._turn = asyncio.Lock()
         self._delay = 0.0
@@ -33,10 +33,10 @@ class Starts:
         self._log_limit = LogLimit()
 
     async def until_started(self, start: Callable[[], object], message: str) -> None:
-        """Call `start` until it does not fail for want of something.
+        """Call `start` until it no longer fails for want of memory, threads or children.
 
-        Raises what else it raises. `message` is logged, once a minute at most, with why it
-        fails and how many wait.
+        Any other error is raised. `message` is logged, at most once a minute, with the reason
+        and the number of requests that wait.
         """
         async with self._turn:
             told = functools.partial(self.try_threadsafe, asyncio.get_running_loop())
@@ -63,8 +63,8 @@ class Starts:
             self._pause.set_result(None)
 
     def try_threadsafe(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The same, from any thread, on the loop on which somebody may wait."""
-        # When it has ended nobody does.
+        """`try_again`, from any thread, for requests that wait on `loop`."""
+        # When the loop has been closed, none waits.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(self.try_again)
 

@@ -82,7 +82,7 @@ class DatagramDispatcher:
         self._reliable = reliable
         self._blocking = blocking
         self._client_log = client_log
-        # That of whoever serves, and not that of the request whose end makes room.
+        # The context of the code that started serving, not of a request whose end makes room.
         self._context = copy_context()
         self._queue: deque[tuple[Any, Any]] = deque()
         self._idle: list[Waiter] = []
@@ -104,7 +104,7 @@ class DatagramDispatcher:
         self._registered = True
 
     def stop(self) -> None:
-        """Read nothing more. What is queued is still served."""
+        """Stop reading. Queued datagrams are still served."""
         if self._registered:
             self._loop.remove_reader(self._socket.fileno())
             self._registered = False
@@ -112,7 +112,7 @@ class DatagramDispatcher:
         self._back_off.stop()
 
     async def drain(self) -> None:
-        """Take what the kernel holds, then read nothing more, and return when none is queued."""
+        """Read what the kernel holds, stop reading, and return when the queue is empty."""
         self.stop()
         # No more than the kernel can have held: a client may be sending all the time.
         capacity = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -127,7 +127,7 @@ class DatagramDispatcher:
             await self._drained
 
     def end(self) -> None:
-        """Forget what is queued, and let each worker end that has nothing to do."""
+        """Drop what is queued, and let the idle workers end."""
         self.stop()
         self._ended = True
         self._statistics.datagrams_dropped += len(self._queue)
@@ -197,7 +197,7 @@ class DatagramDispatcher:
                     self._back_off.log(error)
                     return False
                 if isinstance(error, OSError):
-                    # What an earlier answer met, an ICMP error say: see udp(7).
+                    # An earlier answer caused it, by an ICMP error for example: see udp(7).
                     self._client_log.log(
                         ("unreceived", error.errno),
                         logging.DEBUG,
@@ -248,11 +248,11 @@ class DatagramDispatcher:
             references = references_to(task)
             expected = expected or references
             if references != expected:
-                # The handler left the task with somebody who may cancel it later, when it
-                # serves another datagram.
+                # The handler gave the task to other code, which may cancel it later, when
+                # it serves another datagram.
                 break
             if self._queue and self._room() > 0:
-                # One for each datagram, as its handler's own tasks inherit it.
+                # A new entry for each datagram: tasks that its handler makes inherit it.
                 request, client_address = self._queue.popleft()
                 entry = InTask(request, client_address, task)
                 current.set(entry)

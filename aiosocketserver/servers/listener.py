@@ -30,13 +30,14 @@ def is_listening(sock: socket.socket) -> bool:
 class Listener:
     """Accepts the connections of one listening socket on the loop.
 
-    `get_request` returns one connection and its address, raising BlockingIOError when
-    there is none, and `on_request` is given them; it raises MemoryError when there was none
-    for this connection, which it has closed. `may_accept` tells whether the server has room
-    for one more: without, accepting pauses and the kernel's backlog holds the rest, until
-    `resume`. `ends_server` is asked whether what `get_request` raised is an exit, which
-    would tear through the loop from here; `on_pause` is told of each pause, whatever its
-    reason. All methods run on the loop's thread.
+    `get_request` returns one connection and its address, or raises BlockingIOError when
+    there is none; `on_request` is called with them, and raises MemoryError when it had to
+    close the connection for want of memory. While `may_accept()` is False the server has no
+    room for another one: accepting pauses, and the kernel's backlog holds the rest, until
+    `resume` is called. `ends_server(error)` says whether another error of `get_request` is
+    SystemExit or KeyboardInterrupt: raised in a callback, they would end the loop.
+    `on_pause` is called at each pause, whatever its reason. All methods run on the loop's
+    thread.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Listener:
     ) -> None:
         self._loop = loop
         self._socket = sock
-        # To be taken off the loop even if somebody has closed the socket under it.
+        # Needed to take it off the loop when somebody has closed the socket itself.
         self._descriptor = sock.fileno()
         self._get_request = get_request
         self._may_accept = may_accept
@@ -137,10 +138,10 @@ class Listener:
 
     def _accept_batch(self) -> None:
         if self._socket.gettimeout():
-            # Somebody has set a time-out meanwhile, and accept() would wait so long.
+            # The program has set a time-out meanwhile: accept() would wait for that long.
             self._socket.settimeout(0)
         for _ in range(ACCEPT_BATCH if self._drained is None else self._remaining):
-            # Also by the request before, whose task may have started eagerly.
+            # The previous request may have done it, if its task started eagerly.
             if self._stopped or self._suspended:
                 return
             if not self._may_accept():
@@ -155,8 +156,8 @@ class Listener:
             except (OSError, MemoryError) as error:
                 listening = is_listening(self._socket)
                 if not listening and (self._drained is not None or self._stopped):
-                    # Whoever waited there was turned away already, by who closed the
-                    # server: get_request() itself, perhaps.
+                    # The clients that waited were refused when the server was closed, by
+                    # get_request() itself, for example.
                     break
                 if is_shortage(error) or not listening:
                     self._back_off.log(error)
@@ -177,7 +178,7 @@ class Listener:
                 try:
                     self._on_request(request, client_address)
                 except MemoryError:
-                    # It is closed. The next ones can wait until there is memory again.
+                    # This connection is closed; the next ones wait until there is memory.
                     self._back_off_now()
                     return
                 self._back_off.accepted()
