@@ -1,14 +1,17 @@
 """Options: class attributes that the constructor takes as keywords too."""
 
+import gc
 import re
 import socket
-from typing import Annotated, Any, get_type_hints
+import weakref
+from typing import Any, get_type_hints
 
 import pytest
 
 import aiosocketserver
 from aiosocketserver import (
     BaseRequestHandler,
+    BaseServer,
     ForkingTCPServer,
     ServerOptions,
     TCPServer,
@@ -16,7 +19,10 @@ from aiosocketserver import (
     ThreadingUDPServer,
     UDPServer,
     UnixStreamServer,
+    compat,
 )
+from aiosocketserver.compat.engine import COROUTINE_OPTIONS
+from aiosocketserver.deploy.settings import options_and_defaults
 from aiosocketserver.options import table
 from aiosocketserver.options.of_classes import Known, options_of
 
@@ -35,13 +41,23 @@ class Nothing(BaseRequestHandler):
 
 
 def all_options() -> dict[str, Known]:
-    """Every option that a server class has."""
-    return {name: known for cls in SERVERS for name, known in options_of(cls).items()}
+    """Every option that a server class has: the same one in all classes."""
+    found: dict[str, Known] = {}
+    for cls in SERVERS:
+        for name, known in options_of(cls).items():
+            assert found.setdefault(name, known) == known
+    return found
 
 
 def test_keywords_for_type_checkers_are_those_of_the_classes() -> None:
     hints = get_type_hints(ServerOptions)
     assert hints == {name: known.hint for name, known in all_options().items()}
+
+
+def test_compat_has_the_defaults_of_the_core() -> None:
+    defaults = options_and_defaults()
+    for name in COROUTINE_OPTIONS:
+        assert getattr(compat.TCPServer, name) == defaults[name][1]
 
 
 def test_the_table_has_what_the_classes_have() -> None:
@@ -62,17 +78,64 @@ def test_what_an_option_is_comes_before_the_first_semicolon(name: str) -> None:
 @pytest.mark.parametrize("server_class", SERVERS)
 def test_each_default_makes_sense(server_class: type[TCPServer]) -> None:
     for known in options_of(server_class).values():
-        assert known.default is getattr(server_class, known.name)
-        assert known.wrong(known.default) is None
+        assert known.wrong(getattr(server_class, known.name)) is None
 
 
-def test_a_class_of_a_program_has_the_options_of_ours() -> None:
+def test_a_class_of_a_program_has_the_options_of_ours_alone() -> None:
     class Own(TCPServer):
-        max_clients: Annotated[int, "not an option"] = 3
+        max_clients: int = 3
         idle_timeout = 5
 
-    assert options_of(Own).keys() == options_of(TCPServer).keys()
-    assert options_of(Own)["idle_timeout"].default == 5
+    # As it stands there in a module with `from __future__ import annotations`.
+    Own.__annotations__["max_clients"] = "Annotated[int, option.idle_timeout]"
+
+    assert options_of(Own) == options_of(TCPServer)
+
+
+def test_attributes_of_a_program_are_read_from_the_server() -> None:
+    """Descriptors and properties may need an instance, and what its constructor sets."""
+
+    class Configured:
+        def __get__(self, server: Any, cls: type) -> float:
+            return float(server.configuration["idle"])
+
+    class Own(TCPServer):
+        idle_timeout: Any = Configured()
+
+        def __init__(self) -> None:
+            self.configuration = {"idle": 3}
+            super().__init__(LOCALHOST, Nothing)
+            self.limit = 5
+
+        @property
+        def request_timeout(self) -> float:  # type: ignore[override]
+            return self.limit
+
+    server = Own()
+    assert (server.idle_timeout, server.request_timeout) == (3, 5)
+    server.server_close()
+
+
+def test_a_server_of_some_other_kind_has_lines_if_it_has_a_limit_for_them() -> None:
+    class WithLines(BaseServer):
+        max_line_size = 100
+
+    assert "max_line_size" in options_of(WithLines)
+    assert not {"max_line_size", "max_block_size"} & options_of(BaseServer).keys()
+
+
+def test_no_class_of_a_program_is_kept() -> None:
+    class Own(TCPServer):
+        @property
+        def idle_timeout(self) -> float | None:  # type: ignore[override]
+            return super().idle_timeout
+
+    server = Own(LOCALHOST, Nothing)
+    server.server_close()
+    reference = weakref.ref(Own)
+    del server, Own
+    gc.collect()
+    assert reference() is None
 
 
 def test_a_keyword_and_a_class_attribute_do_the_same() -> None:

@@ -6,10 +6,6 @@ from typing import Any
 
 import griffe
 
-from aiosocketserver import ServerOptions
-
-OPTIONS = frozenset(ServerOptions.__annotations__)
-
 # Its keys are described in a table of their own: docs/reference/options.md.
 _TABLED = "ServerOptions"
 
@@ -50,10 +46,16 @@ def undocumented(package: griffe.Module, name: str) -> Iterator[str]:
     for member in map(_defined, {**thing.inherited_members, **thing.members}.values()):
         private = any(part.startswith("_") for part in member.path.split(".")[-2:])
         described = member.has_docstring or (
-            member.is_attribute and (member.name in listed or member.name in OPTIONS)
+            member.is_attribute and (member.name in listed or _is_option(thing, member.name))
         )
         if not (private or described):
             yield f"{name}.{member.name}"
+
+
+def _is_option(cls: griffe.Class, name: str) -> bool:
+    """Whether a class, or a base of it, declares an attribute as an option."""
+    declared = [each.members[name] for each in (cls, *cls.mro()) if name in each.members]
+    return any("option." in str(getattr(each, "annotation", "")) for each in declared)
 
 
 def _defined(found: griffe.Object | griffe.Alias) -> griffe.Object:

@@ -120,21 +120,26 @@ class Setting:
         return value
 
 
+def options_and_defaults() -> dict[str, tuple[Known, Any]]:
+    """Every option that a server can have, by name, with the default that is shown."""
+    found: dict[str, tuple[Known, Any]] = {}
+    # Of an option that several classes have, the default of the last one.
+    for cls in (UDPServer, ForkingMixIn, ThreadingMixIn, TCPServer):
+        found |= {name: (known, getattr(cls, name)) for name, known in options_of(cls).items()}
+    return found
+
+
 def server_options() -> dict[str, Setting]:
     """Every option of the servers that a service has, by name."""
-    found: dict[str, Known] = {}
-    # Of an option that several have, the last one's default is shown.
-    for cls in (UDPServer, ForkingMixIn, ThreadingMixIn, TCPServer):
-        found.update(options_of(cls))
     return {
         name: Setting(
             name,
             known.hint,
-            _DEFAULTS.get(name, known.default),
+            _DEFAULTS.get(name, default),
             known.option.help.partition(";")[0].replace("`", ""),
             known,
         )
-        for name, known in sorted(found.items())
+        for name, (known, default) in sorted(options_and_defaults().items())
         if known.option.setting
     }
 

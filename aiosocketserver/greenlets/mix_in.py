@@ -58,6 +58,7 @@ class GreenletMixIn(_Base):
     """
 
     blocking_warning: float | None = 0.1
+    """Seconds for which a handler may hold the loop before that is logged."""
 
     _runs_legacy = True
     _legacy_on_loop = True

@@ -9,20 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, get_args
-from weakref import WeakKeyDictionary
 
 from ..optional_ssl import has_ssl
 from .keywords import ServerOptions
 from .table import Option
 
+# Only classes of this package bring options: a program's have them from these.
+_PACKAGE = __name__.rpartition(".options.")[0] + "."
+
+_MISSING = object()
+
 
 @dataclass(frozen=True)
 class Known:
-    """An option of a class, with its type and default."""
+    """An option of a class, with its type."""
 
     name: str
     hint: Any
-    default: Any
     option: Option
 
     def wrong(self, value: object) -> str | None:
@@ -33,25 +36,34 @@ class Known:
         return wanted and f"{wanted}, or None"
 
 
-# Classes of programs have their options from classes of ours.
-_PACKAGE = __name__.partition(".")[0] + "."
-
-_known: WeakKeyDictionary[type, dict[str, Known]] = WeakKeyDictionary()
+# Those that a class of this package brings, kept as long as it is.
+_brought: dict[type, dict[str, Known]] = {}
 
 
 def options_of(cls: type) -> dict[str, Known]:
-    """The options that servers of a class have, by name."""
-    if cls not in _known:
-        without: frozenset[str] = getattr(cls, "without_options", frozenset())
-        found: dict[str, Known] = {}
-        for base in reversed(cls.__mro__):
-            if base.__module__.startswith(_PACKAGE):
-                for name, text in inspect.get_annotations(base).items():
-                    if str(text).startswith("Annotated[") and name not in without:
-                        hint, option = get_args(_evaluated(text, base))
-                        found[name] = Known(name, hint, getattr(cls, name), option)
-        _known[cls] = found
-    return _known[cls]
+    """The options that servers of a class have, by name.
+
+    One that is declared without a value, as `max_line_size` by `BaseServer`, is an option of the
+    subclasses that have one.
+    """
+    found: dict[str, Known] = {}
+    for base in reversed(cls.__mro__):
+        if str(base.__module__).startswith(_PACKAGE):
+            found.update(_brought_by(base))
+    without: frozenset[str] = getattr(cls, "without_options", frozenset())
+    names = {name for base in cls.__mro__ for name in found.keys() & vars(base).keys()}
+    return {name: known for name, known in found.items() if name in names - without}
+
+
+def _brought_by(cls: type) -> dict[str, Known]:
+    if cls not in _brought:
+        annotated = {
+            name: get_args(_evaluated(text, cls))
+            for name, text in inspect.get_annotations(cls).items()
+            if str(text).startswith("Annotated[")
+        }
+        _brought[cls] = {name: Known(name, *args) for name, args in annotated.items()}
+    return _brought[cls]
 
 
 def _evaluated(annotation: str, cls: type) -> Any:
@@ -79,9 +91,10 @@ def apply_options(server: object, given: ServerOptions) -> None:
 
 def check_options(server: object, options: Mapping[str, Known]) -> None:
     """Raise ValueError for a value on `server` that makes no sense."""
-    for name, known in options.items():
-        value = getattr(server, name)
-        wanted = known.wrong(value)
+    for name, known in sorted(options.items()):
+        # A program's property may have no value yet.
+        value = getattr(server, name, _MISSING)
+        wanted = None if value is _MISSING else known.wrong(value)
         if wanted is not None:
             raise ValueError(
                 f"{type(server).__qualname__}.{name} must be {wanted}, and is {value!r}"

@@ -24,14 +24,14 @@ class Option:
     - check: what it should be instead of a value, or None for one that makes sense
     - help: what it is, in Markdown; a flag's help is what comes before the first semicolon
     - there: what socketserver has
-    - shown: how the default is written on the page, if not as Python writes it
+    - note: what follows the default on the page
     - setting: whether a service has it too
     """
 
     check: Check
     help: str
     there: str = "no such thing"
-    shown: str = ""
+    note: str = ""
     setting: bool = True
 
 
@@ -40,7 +40,7 @@ address_family = Option(
     "the address family; in it a name and the wildcard address are looked up. An IPv6 literal as "
     "the address makes it `AF_INET6`",
     there="the same",
-    shown="`AF_INET`, `AF_UNIX`",
+    note=", `AF_UNIX` on Unix sockets",
     setting=False,
 )
 request_queue_size = Option(
@@ -55,7 +55,7 @@ allow_reuse_address = Option(
     "without it, it cannot for a minute. On UDP it is `False`, since it would let another process "
     "take the port over",
     there="`False`",
-    shown="`True` on TCP",
+    note=" on TCP",
 )
 allow_reuse_port = Option(
     checks.flag,
@@ -64,19 +64,19 @@ allow_reuse_port = Option(
 )
 unix_mode = Option(
     checks.mode,
-    "permissions of the path of a Unix socket; as `0o660`. Nobody can reach it before it has them, "
-    "and who may write to it may connect",
-    shown="`None`: as the umask says",
+    "permissions of the path of a Unix socket, as `0o660`; nobody else can reach it before it has "
+    "them, and who may write to it may connect",
+    note=": as the umask says",
 )
 unix_owner = Option(
     checks.owner,
-    "whose the path of a Unix socket is, by name or number; `None` for the process's own user",
-    shown="`None`: the process's",
+    "the owner of the path of a Unix socket, by name or number; `None` for the process's own user",
+    note=": the process's",
 )
 unix_group = Option(
     checks.owner,
-    "which group the path of a Unix socket is of, by name or number; `None` for the process's own",
-    shown="`None`: the process's",
+    "the group of the path of a Unix socket, by name or number; `None` for the process's own",
+    note=": the process's",
 )
 timeout = Option(
     checks.seconds,
@@ -87,48 +87,46 @@ timeout = Option(
 shutdown_timeout = Option(
     checks.seconds,
     "seconds that `shutdown()` lets handlers go on; `None` for ever, as in socketserver",
-    shown="5",
 )
 end_when_draining = Option(
     checks.flag,
     "whether a handler that waits for an idle client, between two of its messages, sees the end of "
     "input when the server shuts down; else it is waited for ([idle "
     "clients](../behaviour.md#idle-clients)). See `StreamSocket.end_when_draining`",
-    shown="`None`: under `run()`, `serving()` and `aiosocketserver serve` yes, else no",
+    note=": under `run()`, `serving()` and `aiosocketserver serve` yes, else no",
 )
 request_timeout = Option(
     checks.above_zero,
-    "seconds that a request may take as a whole; a coroutine handler gets a `TimeoutError` where "
-    "it waits for its client and is cancelled elsewhere, the connection of a legacy one is shut "
-    "down, its child is terminated. See `handle_timed_out`",
-    shown="`None`: no limit",
+    "seconds that a request may take as a whole, from when it was accepted; a coroutine handler "
+    "gets a `TimeoutError` where it waits for its client and is cancelled elsewhere, the "
+    "connection of a legacy one is shut down, its child is terminated. See `handle_timed_out`",
+    note=": no limit",
 )
 blocking_warning = Option(
     checks.above_zero,
-    "seconds for which a handler may hold the loop, and all other clients, before that is logged; "
-    "once for each place in the code, while it still does. A thread looks, and wakes the loop for "
+    "seconds for which a handler may hold the loop, and all other clients, before that is logged, "
+    "once for each place in the code; a thread looks, while it still does, and wakes the loop for "
     "it",
-    shown="`None`: none; 0.1 with greenlets",
+    note=": none; 0.1 with greenlets",
 )
 read_timeout = Option(
     checks.above_zero,
-    "seconds that a line or block may take from its first byte to its last; for handlers that read "
-    "with `rfile`. It stops clients that send a byte now and then, and none that is silent between "
+    "seconds that a line or block may take from its first byte to its last, for handlers that read "
+    "with `rfile`; it stops clients that send a byte now and then, and none that is silent between "
     "two messages",
-    shown="`None`: no limit",
+    note=": no limit",
 )
 idle_timeout = Option(
     checks.above_zero,
     "seconds that a handler waits for its client while nothing moves in either direction; for "
     "legacy handlers it is the time-out of the socket",
-    shown="`None`: no limit",
+    note=": no limit",
 )
 write_timeout = Option(
     checks.above_zero,
     "seconds that a client may take nothing of what is sent; one that does not read would hold its "
     "handler, and what it has written, for ever. `None` for no limit",
     there="no limit",
-    shown="60",
 )
 tcp_keep_alive = Option(
     checks.keep_alive,
@@ -136,48 +134,45 @@ tcp_keep_alive = Option(
     "four questions in a minute without an answer end the connection. `None` for what the system "
     "does (Linux: nothing)",
     there="off",
-    shown="60",
 )
 ssl_context = Option(
     checks.context,
     "what encrypts connections; an `ssl.SSLContext`, or a function that makes one, as "
     "`CertificateFiles`, which can do it again. The handshake is part of the connection's own task",
-    shown="`None`: no encryption",
+    note=": no encryption",
     setting=False,
 )
 handshake_timeout = Option(
     checks.above_zero,
     "seconds that a client has for the TLS handshake; `None` for no limit",
-    shown="30",
 )
 tls_reload_interval = Option(
     checks.above_zero,
     "seconds between two looks whether the files of the certificate have changed; then "
     "`reload_tls()` is called",
-    shown="`None`: none",
+    note=": none",
 )
 linger_timeout = Option(
     checks.seconds,
     "seconds that a closing connection has for each step, so that the peer gets the whole answer; "
     "0 closes at once",
-    shown="2",
 )
 max_connections = Option(
     checks.size,
     "connections at once, those included that are closing; at the limit the server stops "
     "accepting, the backlog holds the rest, and it goes on when one has ended",
-    shown="`None`: no limit",
+    note=": as many as there are descriptors",
 )
 max_connections_per_host = Option(
     checks.size,
     "connections at once of one host; the excess is closed at once, counted in "
     "`statistics.refused`, and `handle_refusal()` is called",
-    shown="`None`: no limit",
+    note=": no limit",
 )
 ipv6_prefix_length = Option(
     checks.prefix_length,
-    "how many leading bits of an IPv6 address tell one host from another; a subscriber has a whole "
-    "/64",
+    "how many leading bits of an IPv6 address tell one host from another for "
+    "`max_connections_per_host`; a subscriber has a whole /64",
 )
 proxy_protocol = Option(
     checks.proxy_protocol,
@@ -185,7 +180,6 @@ proxy_protocol = Option(
     '`"optional"` for those that may. From then on `client_address` is the real client\'s, and '
     '`proxy_header()` has all that the header says. With `"optional"` a proxy\'s client that says '
     "nothing first is served after `proxy_timeout`",
-    shown='`"off"`',
 )
 proxy_trusted = Option(
     checks.networks,
@@ -198,24 +192,21 @@ proxy_timeout = Option(
     checks.above_zero,
     "seconds that the PROXY header may take; HAProxy's specification asks for at least 3, so that "
     "a lost packet can be sent again. `None` for no limit",
-    shown="5",
 )
 max_line_size = Option(
     checks.size,
     "bytes of a line that `rfile` takes; a longer one raises `LimitExceeded`",
     there="no limit",
-    shown="64 KiB",
 )
 max_block_size = Option(
     checks.size,
     "bytes of a block that `rfile` takes; a larger one raises `LimitExceeded`",
     there="no limit",
-    shown="16 MiB",
 )
 max_packet_size = Option(
     checks.size,
-    "bytes of a datagram that are received; the rest is cut off, counted, logged and told to the "
-    "handler (`DatagramSocket.truncated_from`)",
+    "bytes of a datagram that are received, the rest is cut off; that is counted, logged and told "
+    "to the handler (`DatagramSocket.truncated_from`)",
     there="the same",
 )
 max_concurrency = Option(
@@ -225,16 +216,16 @@ max_concurrency = Option(
 )
 max_queue = Option(
     checks.size_or_zero,
-    "datagrams that wait to be served; then the newest is dropped and counted, or on a Unix socket "
-    "its sender waits",
+    "datagrams that wait to be served, before the newest is dropped and counted; on a Unix socket "
+    "its sender waits instead",
 )
 max_threads = Option(
     checks.size,
-    "threads at once; for legacy handlers a fixed number would hang the first client above it, so "
-    "by default there is none: at the limit the server stops accepting, and the backlog holds the "
-    "rest. `run_in_thread` waits at it",
+    "threads at once; at the limit the server stops accepting, and the backlog holds the rest, "
+    "while `run_in_thread` waits. For legacy handlers a fixed number would hang the first client "
+    "above it, so by default there is none",
     there="the same",
-    shown="`None`: no limit",
+    note=": no limit",
 )
 reuse_threads = Option(
     checks.flag,
@@ -244,7 +235,7 @@ reuse_threads = Option(
 )
 daemon_threads = Option(
     checks.flag,
-    "whether the threads of requests are daemons; they do not delay the interpreter's exit, and "
+    "whether the threads of requests are daemons, which do not delay the interpreter's exit; "
     "`shutdown()` does not wait for them",
     there="the same",
 )
@@ -255,6 +246,7 @@ block_on_close = Option(
 )
 max_children = Option(
     checks.size,
-    "children at once; at the limit the server stops accepting, and the backlog holds the rest",
+    "children at once, of a server with `ForkingMixIn`; at the limit the server stops accepting, "
+    "and the backlog holds the rest",
     there="the same",
 )

@@ -67,8 +67,8 @@ class BaseServer(DrainingServer):
     finish_request, shutdown_request, close_request. All after get_request run in a task
     of the request's own, so that a slow one holds up nobody else.
 
-    Options are class variables and keywords of the constructor, all with a default: see
-    `aiosocketserver.options.table`, or docs/reference/options.md.
+    Options are class variables and keywords of the constructor, all with a default:
+    docs/reference/options.md explains them, `aiosocketserver serve --help` lists most.
 
     Instance variables:
 
@@ -84,8 +84,9 @@ class BaseServer(DrainingServer):
 
     blocking_warning: Annotated[float | None, option.blocking_warning] = None
 
-    max_line_size: int
-    max_block_size: int
+    # Of stream servers, and of whatever else has a value for them.
+    max_line_size: Annotated[int, option.max_line_size]
+    max_block_size: Annotated[int, option.max_block_size]
 
     socket: socket.socket
 

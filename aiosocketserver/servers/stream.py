@@ -53,8 +53,8 @@ class TCPServer(ConnectionServer):
     # Whether nothing follows the next shutdown.
     _closes_when_drained = False
 
-    max_line_size: Annotated[int, option.max_line_size] = 64 * 1024
-    max_block_size: Annotated[int, option.max_block_size] = 16 * 1024 * 1024
+    max_line_size: int = 64 * 1024
+    max_block_size: int = 16 * 1024 * 1024
     unix_mode: Annotated[int | None, option.unix_mode] = None
     unix_owner: Annotated[int | str | None, option.unix_owner] = None
     unix_group: Annotated[int | str | None, option.unix_group] = None
