@@ -78,6 +78,8 @@ class Output:
         """Have it written, or drop and count it. Never waits."""
         with self._filled:
             full = self._held and self._held + len(line) > MOST_HELD
+            # The thread's own lines are few, and one of them tells how many others were dropped.
+            full = full and threading.current_thread() is not self._thread
             if full or (self._error is not None and monotonic() < self._try_at):
                 self._count_dropped(1)
                 return
