@@ -202,11 +202,13 @@ def place(line: str, function: str) -> str:
 def told(command: Command) -> list[str]:
     """What the log says of what has not ended, without the folder.
 
-    Where coverage is measured, a process on a busy machine may be cut while it writes that, or
-    looks at every object for files to flush.
+    Where coverage is measured, a process on a busy machine may be cut while it imports what is
+    needed for that, writes it, or looks at every object for files to flush.
     """
     is_measured = any("COVERAGE" in name for name in os.environ)
-    at_the_end = re.compile(r"/coverage/|in _flush_files$" if is_measured else r"/coverage/")
+    at_the_end = re.compile(
+        r"/coverage/|<frozen importlib|in _flush_files$" if is_measured else r"/coverage/"
+    )
     return [
         re.sub(r".*\] (.*: ).*(stuck\.py)", r"\1\2", line)
         for line in command.lines
