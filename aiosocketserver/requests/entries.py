@@ -50,7 +50,7 @@ class InProgress:
     # The number in log records, unique in this process.
     id: int
 
-    # On the clock of time.monotonic(), set when it is taken in.
+    # On the clock of time.monotonic(): when it was accepted, or taken from the queue of datagrams.
     begun_at: float
 
     # What became of it (see `RequestEnd`); "" for a task whose request goes on elsewhere.
@@ -105,6 +105,7 @@ class InTask(InProgress):
         self.request = request
         self.client_address = client_address
         self.id = next(_ids)
+        self.begun_at = monotonic()
         self.outcome = "finished"
         self.task = task
         # What the task calls when it ends without having begun.

@@ -53,9 +53,6 @@ class RequestsInProgress(set[InProgress]):
 
     def begun(self, request: InProgress) -> None:
         """Register a request, and count it if it is one of its own."""
-        if request.counts:
-            # Before another thread can see it.
-            request.begun_at = monotonic()
         self.add(request)
         if request.counts:
             statistics = self._statistics
