@@ -21,7 +21,7 @@ _OTHERS = frozenset({"GREENLETS", "REQUIRE_ALL"})
 _OF_A_CLUSTER = re.compile(
     r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?|ENV_\w+)"
 )
-_LINK = re.compile(r"(?:tcp|udp|sctp)://")
+_LINK = ("tcp://", "udp://", "sctp://")
 
 # How much of a name has to be right for it to be a misspelt setting, and for a guess.
 _MISSPELT = 0.88
@@ -63,6 +63,6 @@ def _likeness(one: str, other: str) -> float:
 def _is_of_a_cluster(name: str, value: str) -> bool:
     if _OF_A_CLUSTER.fullmatch(name):
         return True
+    kind = name.rpartition("_")[2]
     # Docker's name of a link is a path.
-    form = {"PORT": _LINK, "NAME": re.compile("/")}.get(name.rpartition("_")[2])
-    return form is not None and form.match(value) is not None
+    return (kind == "PORT" and value.startswith(_LINK)) or (kind == "NAME" and value[:1] == "/")

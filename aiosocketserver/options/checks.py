@@ -13,35 +13,33 @@ from ..optional_ssl import has_ssl, ssl
 Check = Callable[[object], str | None]
 
 
+def _is_whole(value: object, least: int, most: float) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
 def flag(value: object) -> str | None:
     # Class attributes of socketserver programs are often 0 and 1.
     return None if value in (True, False) else "True or False"
 
 
 def size(value: object) -> str | None:
-    right = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return None if right else "a whole number above 0"
+    return None if _is_whole(value, 1, math.inf) else "a whole number above 0"
 
 
 def size_or_zero(value: object) -> str | None:
-    right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return None if right else "a whole number, 0 or above"
+    return None if _is_whole(value, 0, math.inf) else "a whole number, 0 or above"
 
 
 def prefix_length(value: object) -> str | None:
-    right = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 128
-    return None if right else "a number of bits, 1 to 128"
+    return None if _is_whole(value, 1, 128) else "a number of bits, 1 to 128"
 
 
 def mode(value: object) -> str | None:
-    right = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777
-    return None if right else "permissions as 0o660, 0 to 0o777"
+    return None if _is_whole(value, 0, 0o777) else "permissions as 0o660, 0 to 0o777"
 
 
 def owner(value: object) -> str | None:
-    if isinstance(value, str):
-        return None if value else "a name or a number"
-    right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    right = value != "" if isinstance(value, str) else _is_whole(value, 0, math.inf)
     return None if right else "a name or a number"
 
 
@@ -58,8 +56,7 @@ def above_zero(value: object) -> str | None:
 
 def keep_alive(value: object) -> str | None:
     # Linux' largest TCP_KEEPIDLE.
-    right = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 32767
-    return None if right else "a whole number of seconds, 1 to 32767"
+    return None if _is_whole(value, 1, 32767) else "a whole number of seconds, 1 to 32767"
 
 
 def proxy_protocol(value: object) -> str | None:
