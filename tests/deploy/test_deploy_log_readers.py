@@ -205,11 +205,12 @@ def test_a_reader_of_standard_error_that_stops(
             service.fail()
         if workers == "2":
             (victim, *_) = before = service.workers()
+            end = os.pidfd_open(victim)
             os.kill(victim, signal.SIGKILL)
             # Whoever is with it when it dies is cut.
-            while victim in service.workers():
-                pass
-            while len(service.workers()) < 2:
+            assert select.select([end], [], [], 30)[0]
+            os.close(end)
+            while victim in service.workers() or len(service.workers()) < 2:
                 assert service.check()
             assert service.workers() != before
         service.check()
