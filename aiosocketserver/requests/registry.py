@@ -57,8 +57,9 @@ class RequestsInProgress(set[InProgress]):
         if request.counts:
             statistics = self._statistics
             statistics.accepted += 1
-            if len(self) > statistics.peak:
-                statistics.peak = len(self)
+            active = statistics.accepted - statistics.finished
+            if active > statistics.peak:
+                statistics.peak = active
         if self._watched:
             if self.hosts is not None:
                 self.hosts.add(request.client_address)
@@ -83,6 +84,7 @@ class RequestsInProgress(set[InProgress]):
         is_stream = isinstance(connection, StreamSocket)
         if request.outcome:
             seconds = monotonic() - request.begun_at
+            statistics.finished += 1
             statistics.handling_time += seconds
             if self.observers:
                 self._tell(request, seconds)

@@ -44,6 +44,9 @@ class Statistics:
     accepted: int = 0
     """Requests that were taken on."""
 
+    finished: int = 0
+    """Requests that have ended, however they did."""
+
     peak: int = 0
     """The most requests that were in progress at once."""
 
@@ -83,7 +86,7 @@ class Statistics:
     """Datagrams longer than `max_packet_size`, of which a handler got the beginning."""
 
     in_progress: AbstractSet[InProgress] = field(default=frozenset(), repr=False)
-    """The requests that are in progress, for `active` and the bytes."""
+    """The requests that are in progress, for the bytes."""
 
     received_before: int = field(default=0, repr=False)
     """What of `bytes_received` belongs to requests that have ended."""
@@ -94,12 +97,9 @@ class Statistics:
     @property
     def active(self) -> int:
         """Requests that are in progress."""
-        return len(self.in_progress)
-
-    @property
-    def finished(self) -> int:
-        """Requests that have ended, however they did."""
-        return self.accepted - self.active
+        # In this order: one that ends in between is not counted as less than nothing.
+        finished = self.finished
+        return self.accepted - finished
 
     @property
     def bytes_received(self) -> int:

@@ -17,6 +17,8 @@ from aiosocketserver import (
     ThreadingTCPServer,
     UDPServer,
 )
+from aiosocketserver.requests.entries import InProgress
+from aiosocketserver.requests.registry import RequestsInProgress
 from tests.servers.test_time_outs import client_of_datagrams
 from tests.support import ask, client_of, until, until_later
 
@@ -161,3 +163,40 @@ async def test_they_can_be_read_in_any_thread_while_connections_come_and_go() ->
             stop.set()
             await asyncio.to_thread(thread.join)
     assert errors == []
+
+
+@pytest.mark.parametrize(
+    ("make", "handler"),
+    [(TCPServer, Echo), (ThreadingTCPServer, LegacyEcho), (ForkingTCPServer, LegacyEcho)],
+)
+async def test_no_counter_goes_back_for_whoever_looks_in_between(
+    make: Any, handler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may look at any moment: this one does where a request comes or goes."""
+    seen: list[tuple[int, int, int]] = []
+
+    def look() -> None:
+        statistics = server.statistics
+        seen.append((statistics.accepted, statistics.finished, statistics.active))
+
+    def add(requests: RequestsInProgress, entry: InProgress) -> None:
+        set.add(requests, entry)
+        look()
+
+    def remove(requests: RequestsInProgress, entry: InProgress) -> None:
+        set.remove(requests, entry)
+        look()
+
+    monkeypatch.setattr(RequestsInProgress, "add", add)
+    monkeypatch.setattr(RequestsInProgress, "remove", remove)
+    async with make(LOCALHOST, handler) as server:
+        await server.start_serving()
+        for _ in range(3):
+            assert await ask(server.server_address, b"x\n") == b"x\n"
+            await until_later(lambda: server.statistics.active == 0)
+        look()
+    accepted, finished, active = zip(*seen, strict=True)
+    assert list(accepted) == sorted(accepted)
+    assert list(finished) == sorted(finished)
+    assert set(active) <= {0, 1}
+    assert seen[-1] == (3, 3, 0)
