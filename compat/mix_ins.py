@@ -103,7 +103,7 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
         if self.block_on_close and "_threads" not in vars(self):
             vars(self).setdefault("_threads", RequestThreads())
         state = server._aiosocketserver
-        start = functools.partial(
+        submit = functools.partial(
             state.threads.submit,
             functools.partial(self.process_request_thread, request, client_address),
             _context_of_new_thread(),
@@ -113,6 +113,7 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
             on_begin=self._threads.append,
             on_end=functools.partial(_request_ended, self, state),
         )
+        start = functools.partial(_start_thread, server, submit, request, client_address)
         _start_or_wait(server, start, request, client_address, "a thread")
 
     def run_on_loop(
@@ -161,6 +162,30 @@ def _start_or_wait(
         if serving is None or not cannot_start(error):
             raise
         serving.start_later(start, request, client_address, what)
+
+
+def _start_thread(
+    server: Engine, submit: Callable[[], Job], request: Any, client_address: Any
+) -> None:
+    raised = submit().interrupted_by
+    if raised is not None:
+        _tell_of_start(server, raised, request, client_address)
+
+
+def _tell_of_start(
+    server: Engine, raised: BaseException, request: Any, client_address: Any
+) -> None:
+    """Tell of an error as socketserver does; the thread or child has begun, and serves."""
+    try:
+        raise raised
+    except Exception:  # noqa: BLE001 - handle_error() reports it
+        server.handle_error(request, client_address)
+    except BaseException as error:
+        serving = server._aiosocketserver.serving_here()
+        if serving is None:
+            raise
+        # Raised here, it would have the request closed that is being served.
+        serving.fail(error)
 
 
 def _serve_in_greenlet(server: Engine, request: Any, client_address: Any) -> bool:
@@ -247,7 +272,7 @@ if hasattr(os, "fork"):
             )
         try:
             if raised is not None:
-                _tell_of_fork(server, raised, request, client_address)
+                _tell_of_start(server, raised, request, client_address)
         finally:
             server.close_request(request)
 
@@ -262,15 +287,6 @@ if hasattr(os, "fork"):
         finally:
             server.shutdown_request(request)
         return status
-
-    def _tell_of_fork(
-        server: Engine, raised: BaseException, request: Any, client_address: Any
-    ) -> None:
-        """Tell of an error of os.fork() as socketserver does; the child serves all the same."""
-        try:
-            raise raised
-        except Exception:  # noqa: BLE001 - handle_error() reports it
-            server.handle_error(request, client_address)
 
     def _reap(server: ForkingMixIn, state: State, pid: int, flags: int) -> None:
         try:

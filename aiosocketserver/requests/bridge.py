@@ -14,7 +14,7 @@ from ..options import table as option
 from .back_off import cannot_start
 from .entries import InThread, current
 from .starts import Starts
-from .threads import ThreadPool
+from .threads import Job, ThreadPool
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,22 +118,26 @@ class Bridge:
         submit = partial(self._threads.submit, job, copy_context(), name=None, daemon=False)
         try:
             try:
-                submit()
+                submitted = submit()
             except BaseException as error:
                 if not cannot_start(error):
                     raise
-                await self._submit_later(submit)
+                submitted = await self._submit_later(submit)
         except BaseException:
             if slots is not None:
                 slots.release()
             raise
+        if submitted.interrupted_by is not None:
+            # As when it is cancelled: the result is dropped.
+            done.cancel()
+            raise submitted.interrupted_by
         return await done
 
-    async def _submit_later(self, submit: Callable[[], object]) -> None:
+    async def _submit_later(self, submit: Callable[[], Job]) -> Job:
         starts = self._starts
         starts.waiting += 1
         try:
-            await starts.until_started(
+            return await starts.until_started(
                 submit, "run_in_thread() waits until a thread can be started"
             )
         finally:

@@ -13,7 +13,7 @@ from ..logs.client_log import ClientLog
 from ..logs.printable import printable
 from ..sockets.plain_socket import is_error_of
 from .bridge import Bridge
-from .entries import current, set_outcome
+from .entries import InProgress, current, set_outcome
 from .statistics import Statistics
 
 logger = logging.getLogger("aiosocketserver")
@@ -123,6 +123,17 @@ class RequestFailures(Bridge):
         """See to what a hook has raised that nothing can be told of any more."""
         if not self._ends_server(error):
             self._client_log.exception(message, error, *arguments)
+
+    def _tell_of_start(
+        self, error: BaseException, entry: InProgress, message: str, *arguments: object
+    ) -> None:
+        """See to an error in the start of a thread or child, which serves all the same."""
+        exit_ = exit_in(error)
+        if exit_ is not None:
+            # It is not what becomes of the request.
+            self._stop_because_of(exit_)
+        else:
+            self._client_log.exception(message, error, *arguments, extra=entry.log_extra())
 
     def _stop_because_of(self, error: BaseException) -> None:
         """SystemExit or KeyboardInterrupt in a handler: the server has to end."""

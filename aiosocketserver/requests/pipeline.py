@@ -146,7 +146,7 @@ class RequestPipeline(RequestFailures):
         raise NotImplementedError
 
     def _start_or_wait(
-        self, start: Callable[[Any, Any], object], request: Any, client_address: Any, what: str
+        self, start: Callable[[Any, Any], None], request: Any, client_address: Any, what: str
     ) -> None:
         """Call what starts a thread or child, for a request that waits while that cannot be."""
         try:

@@ -7,10 +7,13 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from ..logs.limits import LogLimit
 from .back_off import cannot_start, next_delay, reason
 from .threads import ThreadPool
+
+R = TypeVar("R")
 
 logger = logging.getLogger("aiosocketserver")
 
@@ -32,11 +35,11 @@ class Starts:
         self._pause: asyncio.Future[None] | None = None
         self._log_limit = LogLimit()
 
-    async def until_started(self, start: Callable[[], object], message: str) -> None:
+    async def until_started(self, start: Callable[[], R], message: str) -> R:
         """Call `start` until it no longer fails for want of memory, threads or children.
 
-        Any other error is raised. `message` is logged, at most once a minute, with the reason
-        and the number of requests that wait.
+        Returns what it returns. Any other error is raised. `message` is logged, at most once
+        a minute, with the reason and the number of requests that wait.
         """
         async with self._turn:
             told = functools.partial(self.try_threadsafe, asyncio.get_running_loop())
@@ -45,14 +48,14 @@ class Starts:
             try:
                 while True:
                     try:
-                        start()
+                        started = start()
                     except BaseException as error:
                         if not cannot_start(error):
                             raise
                         self._log(error, message)
                     else:
                         self._delay = 0.0
-                        return
+                        return started
                     await self._pass_time()
             finally:
                 self._pool.on_idle.discard(told)

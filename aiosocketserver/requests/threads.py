@@ -21,6 +21,7 @@ from ..cpython import (
     new_thread_name,
     register_before_threads_are_joined,
 )
+from .back_off import cannot_start
 
 # Seconds that a thread waits for its next job, unless its pool says otherwise. Trio and
 # anyio chose 10 as well: long enough for the gaps of a busy server, short enough to give
@@ -51,6 +52,7 @@ class Job:
         "context",
         "daemon",
         "function",
+        "interrupted_by",
         "name",
     )
 
@@ -67,6 +69,8 @@ class Job:
         self.context = context
         self.name = name
         self.daemon = daemon
+        # What a signal handler has raised in `submit` when a thread had taken the job already.
+        self.interrupted_by: BaseException | None = None
         self._on_end = on_end
         # Held until it has ended: cheaper than an Event, for one in a thousand that is joined.
         self._running = threading.Lock()
@@ -172,6 +176,10 @@ class ThreadPool:
         The thread bears `name` while it runs the job, and calls `on_end` when it is
         free again or about to end. `on_begin` is called here, before the job can begin.
         Raises RuntimeError or MemoryError when no thread can be started, after `on_end`.
+
+        Whatever it raises, the job does not run. What a signal handler raises while a new
+        thread begins, KeyboardInterrupt as a rule, may be too late for that: the caller has
+        to raise or to tell what it finds in the job's `interrupted_by`.
         """
         job = Job(function, context, name, on_end, daemon=daemon)
         if on_begin is not None:
@@ -191,10 +199,12 @@ class ThreadPool:
                 crew.queue.append(job)
                 crew.on_their_way.add(worker)
             worker.start()
-        except BaseException:
+        except BaseException as error:
             if self._take_back(job, crew, worker):
                 job._end(ends_thread=False)
                 raise
+            if not cannot_start(error):
+                job.interrupted_by = error
         return job
 
     def _take_back(self, job: Job, crew: _Crew, worker: _Worker | None) -> bool:

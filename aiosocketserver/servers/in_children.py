@@ -90,14 +90,12 @@ class ForkingMixIn(_Base):
         )
         self.close_request(request)
         if raised is not None:
-            if exit_in(raised) is not None:
-                raise raised
-            self._client_log.exception(
-                "the child %d serves %r, although os.fork() has raised an error",
+            self._tell_of_start(
                 raised,
+                entry,
+                "the child %d serves %r, although os.fork() has raised an error",
                 entry.pid,
                 client_address,
-                extra=entry.log_extra(),
             )
 
     def _run_child(self, request: Any, client_address: Any) -> int:

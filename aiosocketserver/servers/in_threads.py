@@ -74,7 +74,7 @@ class ThreadingMixIn(_Base):
         context = copy_context()
         context.run(current.set, entry)
         try:
-            self._threads.submit(
+            job = self._threads.submit(
                 partial(self._run_in_thread, entry),
                 context,
                 name=name,
@@ -86,6 +86,13 @@ class ThreadingMixIn(_Base):
             entry.outcome = ""
             self._requests.ended(entry)
             raise
+        if job.interrupted_by is not None:
+            self._tell_of_start(
+                job.interrupted_by,
+                entry,
+                "a thread serves %r, although its start was interrupted",
+                client_address,
+            )
 
     def _run_in_thread(self, entry: InThread) -> None:
         try:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.error
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,7 @@ from typing import IO, Any
 import pytest
 
 from aiosocketserver.deploy import log_output
-from tests.deploy_support import APPLICATION, ROOT, ask, metrics
+from tests.deploy_support import APPLICATION, ROOT, ask, get, metrics
 from tests.port_support import free_port
 
 # A handler's own records, of which none is held back: tracebacks are, when there are many.
@@ -101,12 +102,12 @@ class Service:
         return self.process.stderr
 
     def until_it_serves(self) -> None:
-        """Connect until that works; the pipes are not read."""
+        """Ask until all of its workers serve; the pipes are not read."""
         while True:
             assert self.process.poll() is None
-            with contextlib.suppress(ConnectionRefusedError):
-                self.check()
-                return
+            with contextlib.suppress(urllib.error.URLError):
+                if get(self.metrics_port, "/readyz")[0] == 200:
+                    return
 
     def check(self) -> int:
         """Have a client served; which process has done so."""
