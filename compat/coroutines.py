@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from aiosocketserver.requests.awaiting import made_to_await
 from aiosocketserver.requests.entries import InTask
 from aiosocketserver.requests.failures import awaitable
 from aiosocketserver.requests.handlers import BaseRequestHandler, coroutine_of
-from aiosocketserver.requests.pipeline import made_to_await
 from aiosocketserver.servers.connections import ConnectionServer
 from aiosocketserver.sockets.datagram import DatagramSocket
 
@@ -80,7 +80,7 @@ class CoroutineRequests(ConnectionServer):
     async def end(self) -> None:
         """Let the handlers end, and cut them after the server's `shutdown_timeout`."""
         try:
-            await self._end_requests(self._server.shutdown_timeout)
+            await self._draining.end_requests(self._server.shutdown_timeout)
         finally:
             for sock in self._datagram_sockets.values():
                 sock._stop()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from aiosocketserver.options.of_classes import check_options, options_of
-from aiosocketserver.requests.pipeline import made_to_await
+from aiosocketserver.requests.awaiting import made_to_await
 from aiosocketserver.servers.datagram import UDPServer
 from aiosocketserver.servers.stream import TCPServer
 

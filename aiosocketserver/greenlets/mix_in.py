@@ -9,6 +9,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..errors import TimedOut
+from ..requests.awaiting import check_finished
 from ..requests.entries import InGreenlet, InTask, current
 from ..requests.failures import exit_in
 from ..requests.handler_kinds import HandlerKind
@@ -101,7 +102,7 @@ class GreenletMixIn(_Base):
             self.process_request_greenlet(request, entry.client_address)
         except BaseException as error:  # noqa: BLE001 - logged, or raised at the end
             if isinstance(exit_in(error), KeyboardInterrupt):
-                self._ends_server(error)
+                self._failures.ends_server(error)
             # As in a thread, SystemExit ends this greenlet only. The code that cut the request
             # has counted it already.
             elif not (isinstance(error, SystemExit) or _is_cut(entry, error)):
@@ -118,25 +119,19 @@ class GreenletMixIn(_Base):
         May be overridden.
         """
         try:
-            result = self.finish_request(request, client_address)
-            if result is not None:
-                self._check_finished(result)
+            check_finished(self, self.finish_request(request, client_address))
         except BaseException as error:
             if exit_in(error) is not None or _is_cut(current.get(), error):
                 raise
-            self._end_failed_legacy(error, request, client_address)
+            struck = isinstance(error, TimedOut) or request._stream._expired
+            # handle_timed_out() was called when it struck.
+            if not (struck and self._is_clients_fault(error, request)):
+                self._failures.end_failed_legacy(error, request, client_address)
         finally:
             self.shutdown_request(request)
 
-    def _end_failed_legacy(self, error: BaseException, request: Any, client_address: Any) -> None:
-        struck = isinstance(error, TimedOut) or request._stream._expired
-        # handle_timed_out() was called when it struck.
-        if not (struck and self._is_clients_fault(error, request)):
-            self._count_failure(error, request)
-            self._handle_legacy_error(request, client_address)
-
-    def _count_failure(self, error: BaseException, request: Any) -> None:
-        super()._count_failure(error, getattr(request, "_stream", request))
+    def _is_handshakes(self, error: BaseException, request: Any) -> bool:
+        return super()._is_handshakes(error, getattr(request, "_stream", request))
 
     def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
         return is_error_of(error, getattr(request, "_stream", request))
@@ -161,11 +156,11 @@ class GreenletMixIn(_Base):
         secured = await super()._secured(entry)
         return secured if self._kind is HandlerKind.COROUTINE else self._socket_class(secured)
 
-    async def _end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
+    def _for_hooks(self, entry: InTask) -> Any:
+        request = super()._for_hooks(entry)
         if self._kind is not HandlerKind.COROUTINE and isinstance(request, StreamSocket):
-            # What the hooks are made for.
-            request = self._socket_class(request)
-        await super()._end_failed(error, request, client_address)
+            return self._socket_class(request)
+        return request
 
     # From the handler to the loop and to threads
 

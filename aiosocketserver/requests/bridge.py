@@ -8,9 +8,8 @@ import inspect
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from ..options import table as option
 from .back_off import cannot_start
 from .entries import InThread, current
 from .starts import Starts
@@ -50,40 +49,28 @@ def result_of(result: R | _Exit) -> R:
     return result
 
 
-class Bridge:
-    """What a server offers to handlers that have to cross from the loop to a thread or back."""
+class ThreadCalls:
+    """Blocking functions that coroutines have run in threads of a pool, on one loop."""
 
-    max_threads: Annotated[int | None, option.max_threads] = None
+    def __init__(self, threads: ThreadPool, starts: Starts) -> None:
+        self._threads = threads
+        self._starts = starts
+        self._slots: asyncio.Semaphore | None = None
 
-    _loop: asyncio.AbstractEventLoop | None = None
-
-    # Seconds that a thread without a job is kept; None for what the pool does.
-    _thread_idle_timeout: float | None = None
-
-    def __init__(self) -> None:
-        self._threads = ThreadPool(self._thread_idle_timeout)
-        self._thread_slots: asyncio.Semaphore | None = None
-        self._starts = Starts(self._threads)
-
-    async def run_in_thread(
-        self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    async def run(
+        self, limit: int | None, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Run a blocking function in one of the server's threads and return its result.
+        """Run a function in a thread and return its result: see `BaseServer.run_in_thread`.
 
-        For coroutine handlers. The function sees the caller's context variables, and
-        its exception is raised here. When the call is cancelled the function goes on,
-        for a thread cannot be stopped, and its result is dropped. These threads are
-        not the loop's default executor, which is small and shared with DNS look-ups.
-        While no thread can be started, for want of memory or at a limit, it waits, which
-        is logged once a minute.
+        - limit: how many may run at once; that of the first call is for all of them
         """
         loop = asyncio.get_running_loop()
-        # Kept for the way back: `max_threads` may be set or unset meanwhile.
+        # Kept for the way back: the next call may come with a limit, or without.
         slots = None
-        if self.max_threads is not None:
-            if self._thread_slots is None:
-                self._thread_slots = asyncio.Semaphore(self.max_threads)
-            slots = self._thread_slots
+        if limit is not None:
+            if self._slots is None:
+                self._slots = asyncio.Semaphore(limit)
+            slots = self._slots
             await slots.acquire()
         done: asyncio.Future[R] = loop.create_future()
 
@@ -143,72 +130,59 @@ class Bridge:
         finally:
             starts.waiting -= 1
 
-    def run_blocking(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a blocking function from a legacy handler, where it holds up nobody.
 
-        A handler in a thread or child of its own calls it at once, one in a greenlet has
-        it called in a thread: the same handler does on every mix-in.
-        """
-        return function(*args, **kwargs)
+def call_on_loop(
+    loop: asyncio.AbstractEventLoop | None,
+    function: Callable[P, Coroutine[Any, Any, R]],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
+    """Call a coroutine function on a server's loop from a thread: see `BaseServer.run_on_loop`.
 
-    def run_on_loop(
-        self,
-        function: Callable[P, Coroutine[Any, Any, R]],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> R:
-        """Call a coroutine function on the server's loop and return its result.
+    - loop: None for a server that has not been started
+    """
+    if loop is None:
+        raise RuntimeError("the server has not been started: it has no loop to run this on")
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is loop:
+        raise RuntimeError(
+            "run_on_loop() was called on the loop's own thread, which it would block: "
+            "await the coroutine there"
+        )
 
-        For legacy handlers: it blocks the calling thread, whose context variables the
-        coroutine sees, and its exception is raised here. Thread-safe; this is also how
-        a legacy handler stops its server: `self.server.run_on_loop(self.server.shutdown)`.
-
-        Raises RuntimeError on the loop's own thread (await the coroutine there), when
-        the server has not been started, and when the loop ends before the coroutine.
-        """
-        loop = self._loop
-        if loop is None:
-            raise RuntimeError("the server has not been started: it has no loop to run this on")
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is loop:
-            raise RuntimeError(
-                "run_on_loop() was called on the loop's own thread, which it would block: "
-                "await the coroutine there"
-            )
-
-        coroutine = carry_exit(function, *args, **kwargs)
-        try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        except RuntimeError:
+    coroutine = carry_exit(function, *args, **kwargs)
+    try:
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    except RuntimeError:
+        coroutine.close()
+        raise RuntimeError("the server's loop has ended") from None
+    request = current.get()
+    if isinstance(request, InThread):
+        request.loop_call = future
+    try:
+        return result_of(_wait_for(future, loop))
+    finally:
+        if loop.is_closed() and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            # Its turn on the loop never came, so nobody will await it.
             coroutine.close()
-            raise RuntimeError("the server's loop has ended") from None
-        request = current.get()
         if isinstance(request, InThread):
-            request.loop_call = future
-        try:
-            return result_of(self._wait_for(future, loop))
-        finally:
-            if loop.is_closed() and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                # Its turn on the loop never came, so nobody will await it.
-                coroutine.close()
-            if isinstance(request, InThread):
-                request.loop_call = None
+            request.loop_call = None
 
-    @staticmethod
-    def _wait_for(future: concurrent.futures.Future[R], loop: asyncio.AbstractEventLoop) -> R:
-        while True:
-            concurrent.futures.wait([future], timeout=_LOOP_CHECK)
-            if future.done():
-                try:
-                    return future.result()
-                except concurrent.futures.CancelledError:
-                    raise RuntimeError(
-                        "the coroutine was cancelled before it returned, as all are when "
-                        "the server or its loop ends"
-                    ) from None
-            if loop.is_closed():
-                raise RuntimeError("the server's loop ended before the coroutine returned")
+
+def _wait_for(future: concurrent.futures.Future[R], loop: asyncio.AbstractEventLoop) -> R:
+    while True:
+        concurrent.futures.wait([future], timeout=_LOOP_CHECK)
+        if future.done():
+            try:
+                return future.result()
+            except concurrent.futures.CancelledError:
+                raise RuntimeError(
+                    "the coroutine was cancelled before it returned, as all are when "
+                    "the server or its loop ends"
+                ) from None
+        if loop.is_closed():
+            raise RuntimeError("the server's loop ended before the coroutine returned")

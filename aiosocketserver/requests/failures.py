@@ -6,13 +6,12 @@ import asyncio
 import logging
 import sys
 import threading
-from typing import Any, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, cast
 
 from ..errors import TimedOut
 from ..logs.client_log import ClientLog
 from ..logs.printable import printable
-from ..sockets.plain_socket import is_error_of
-from .bridge import Bridge
 from .entries import InProgress, current, set_outcome
 from .statistics import Statistics
 
@@ -66,48 +65,78 @@ def awaitable(result: object) -> bool:
     return result is not None and hasattr(type(result), "__await__")
 
 
-class RequestFailures(Bridge):
-    """The end of requests that fail, and the hooks that are told of it.
+class FailureHost(Protocol):
+    """What the failures of requests ask of their server."""
+
+    statistics: Statistics
+    _loop: asyncio.AbstractEventLoop | None
+    _client_log: ClientLog
+
+    def handle_error(self, request: Any, client_address: Any) -> Any: ...
+
+    def handle_timed_out(self, request: Any, client_address: Any, option: str) -> None: ...
+
+    def shutdown_request(self, request: Any) -> None: ...
+
+    def run_on_loop(self, function: Callable[[], Coroutine[Any, Any, None]], /) -> None: ...
+
+    def _is_clients_fault(self, error: BaseException, request: Any, /) -> bool:
+        """Whether this request's own connection raised `error`."""
+        ...
+
+    def _is_handshakes(self, error: BaseException, request: Any, /) -> bool:
+        """Whether a request failed with `error` because its TLS handshake did."""
+        ...
+
+    def _option_that_struck(self, error: BaseException, request: Any, /) -> str:
+        """The time-out of the server that is why a legacy handler failed, or nothing."""
+        ...
+
+
+class Failures:
+    """The end of requests that fail: which hooks are told, what is counted, what is logged.
 
     An error says whose fault it is: only one that this very connection has raised is its
     client's, and no error of a request is the server's end, whatever its class, but
     SystemExit and KeyboardInterrupt (docs/decisions/0009-errors.md).
     """
 
-    statistics: Statistics
-
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(
+        self, server: FailureHost, on_exit: Callable[[SystemExit | KeyboardInterrupt], object]
+    ) -> None:
+        self._server = server
+        self._on_exit = on_exit
         # Legacy handlers count in their own threads.
-        self._statistics_lock = threading.Lock()
-        self._client_log = ClientLog()
+        self._lock = threading.Lock()
 
     # In the request's task
 
-    async def _end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
+    async def end_failed(self, error: BaseException, request: Any, client_address: Any) -> None:
+        """End a request whose task failed: tell the error, and shut the request down."""
         task = asyncio.current_task()
+        server = self._server
         try:
-            if _was_asked_for(error, task) or self._ends_server(error):
+            if _was_asked_for(error, task) or self.ends_server(error):
                 return
             struck = isinstance(error, TimedOut) or getattr(request, "_expired", "") != ""
-            if struck and self._is_clients_fault(error, request):
+            if struck and server._is_clients_fault(error, request):
                 # handle_timed_out() was called when it struck.
                 return
-            self._count_failure(error, request)
-            result = self.handle_error(request, client_address)
+            self.count(error, request)
+            result = server.handle_error(request, client_address)
             if awaitable(result):
                 await result
         except BaseException as raised:
             if is_closing(raised, task) or _was_asked_for(raised, task):
                 raise
-            self._end_or_log(raised, "handle_error() failed")
+            self.end_or_log(raised, "handle_error() failed")
         finally:
             try:
-                self.shutdown_request(request)
+                server.shutdown_request(request)
             except BaseException as raised:  # noqa: BLE001 - logged, or raised at the end
-                self._end_or_log(raised, "shutdown_request() failed")
+                self.end_or_log(raised, "shutdown_request() failed")
 
-    def _ends_server(self, error: BaseException) -> bool:
+    def ends_server(self, error: BaseException) -> bool:
         """Have the server end if an error of a request asks for that; whether it does."""
         exit_ = exit_in(error)
         if exit_ is None:
@@ -116,58 +145,48 @@ class RequestFailures(Bridge):
         if exit_ is not error:
             # serve_forever() raises the exit alone, and nobody else tells of its companions.
             logger.error("a handler asks for the end, in a group of errors", exc_info=error)
-        self._stop_because_of(exit_)
+        self._on_exit(exit_)
         return True
 
-    def _end_or_log(self, error: BaseException, message: str, *arguments: object) -> None:
+    def end_or_log(self, error: BaseException, message: str, *arguments: object) -> None:
         """See to what a hook has raised that nothing can be told of any more."""
-        if not self._ends_server(error):
-            self._client_log.exception(message, error, *arguments)
+        if not self.ends_server(error):
+            self._server._client_log.exception(message, error, *arguments)
 
-    def _tell_of_start(
+    def tell_of_start(
         self, error: BaseException, entry: InProgress, message: str, *arguments: object
     ) -> None:
         """See to an error in the start of a thread or child, which serves all the same."""
         exit_ = exit_in(error)
         if exit_ is not None:
             # It is not what becomes of the request.
-            self._stop_because_of(exit_)
+            self._on_exit(exit_)
         else:
-            self._client_log.exception(message, error, *arguments, extra=entry.log_extra())
+            extra = entry.log_extra()
+            self._server._client_log.exception(message, error, *arguments, extra=extra)
 
-    def _stop_because_of(self, error: BaseException) -> None:
-        """SystemExit or KeyboardInterrupt in a handler: the server has to end."""
-        raise NotImplementedError
-
-    def _count_failure(self, error: BaseException, request: Any) -> None:
-        with self._statistics_lock:
-            if self._is_clients_fault(error, request):
-                self.statistics.clients_vanished += 1
+    def count(self, error: BaseException, request: Any) -> None:
+        """Count a request that failed, and note what became of it."""
+        statistics = self._server.statistics
+        with self._lock:
+            if self._server._is_handshakes(error, request):
+                statistics.handshakes_failed += 1
+                set_outcome("handshake")
+            elif self._server._is_clients_fault(error, request):
+                statistics.clients_vanished += 1
                 set_outcome("vanished")
             else:
-                self.statistics.handlers_failed += 1
+                statistics.handlers_failed += 1
                 set_outcome("failed")
 
-    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
-        """Whether this request's own connection raised `error`."""
-        return is_error_of(error, request)
+    def count_child(self) -> None:
+        """Count a request that failed in a child."""
+        with self._lock:
+            self._server.statistics.handlers_failed += 1
 
-    # In a legacy handler's thread, child or greenlet
+    # Time-outs
 
-    def _end_failed_legacy(self, error: BaseException, request: Any, client_address: Any) -> None:
-        """Tell the error of a legacy handler, in its thread."""
-        option = self._option_that_struck(error, request)
-        if option:
-            self._tell_timed_out(request, client_address, option)
-        else:
-            self._count_failure(error, request)
-            self._handle_legacy_error(request, client_address)
-
-    def _option_that_struck(self, error: BaseException, request: Any) -> str:
-        """The time-out of the server that is why a legacy handler failed, or nothing."""
-        return ""
-
-    def _on_timed_out(self, entry: Any, option: str) -> None:
+    def on_timed_out(self, entry: Any, option: str) -> None:
         """A time-out of the server has struck: called by a timer, on the loop."""
         # The timer may have been armed by somebody else who writes to this client.
         token = current.set(entry)
@@ -177,19 +196,30 @@ class RequestFailures(Bridge):
             current.reset(token)
 
     def _tell_timed_out(self, request: Any, client_address: Any, option: str) -> None:
-        with self._statistics_lock:
-            self.statistics.timed_out[option] += 1
+        with self._lock:
+            self._server.statistics.timed_out[option] += 1
         set_outcome(option)
         try:
-            self.handle_timed_out(request, client_address, option)
+            self._server.handle_timed_out(request, client_address, option)
         except BaseException as raised:  # noqa: BLE001 - logged, or raised at the end
-            self._end_or_log(raised, "handle_timed_out() failed")
+            self.end_or_log(raised, "handle_timed_out() failed")
 
-    def _handle_legacy_error(self, request: Any, client_address: Any) -> None:
+    # In a legacy handler's thread, child or greenlet
+
+    def end_failed_legacy(self, error: BaseException, request: Any, client_address: Any) -> None:
+        """Tell the error of a legacy handler, in its thread."""
+        option = self._server._option_that_struck(error, request)
+        if option:
+            self._tell_timed_out(request, client_address, option)
+        else:
+            self.count(error, request)
+            self.tell_legacy(request, client_address)
+
+    def tell_legacy(self, request: Any, client_address: Any) -> None:
         """Call handle_error() where there is no loop; as a coroutine it runs on the loop."""
         error = sys.exception()
         assert error is not None
-        result = self.handle_error(request, client_address)
+        result = self._server.handle_error(request, client_address)
         if awaitable(result):
 
             async def finish() -> None:
@@ -198,59 +228,16 @@ class RequestFailures(Bridge):
                 except BaseException:  # noqa: BLE001 - so that sys.exception() tells it there too
                     await result
 
-            if self._loop is None:
+            if self._server._loop is None:
                 # A child, which has left the loop.
                 asyncio.run(finish())
             else:
-                self.run_on_loop(finish)
-
-    # Hooks
-
-    def shutdown_request(self, request: Any) -> None:
-        """Called when a request has been served, to shut it down. May be overridden."""
-        raise NotImplementedError
-
-    def handle_error(self, request: Any, client_address: Any) -> Any:
-        """Called where an exception of a request is being handled. May be overridden.
-
-        The default logs it to the logger `aiosocketserver`: with its traceback at level
-        ERROR, or in one line at level INFO when it tells only that the client's own
-        connection broke or timed out. It logs ten of a kind in a minute, and then how many
-        more there were; what is raised at the same line is one kind. May be a coroutine.
-        Where a legacy handler runs, this runs in its thread or child.
-        """
-        error = sys.exception()
-        if error is not None and self._is_clients_fault(error, request):
-            self._client_log.log(
-                ("lost", type(error)),
-                logging.INFO,
-                "the client %r was lost: %s",
-                client_address,
-                _told(error),
-            )
-        else:
-            self._client_log.exception("exception while serving %r", error, client_address)
-
-    def handle_timed_out(self, request: Any, client_address: Any, option: str) -> None:
-        """Called when a time-out of the server strikes, once for a request. May be overridden.
-
-        `option` is its name, as "idle_timeout". The connection is about to be closed.
-        handle_error() is not called for the TimeoutError that the handler gets. On the
-        loop's thread; for the idle and write time-outs of a legacy handler in its own.
-        The default logs it at level INFO, as `handle_error` does.
-        """
-        self._client_log.log(
-            ("cut", option),
-            logging.INFO,
-            "the client %r was cut: its %s has passed",
-            client_address,
-            option,
-        )
+                self._server.run_on_loop(finish)
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """What an error says in one line; a group, as a TaskGroup raises, what its errors say."""
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
-        return "; ".join(dict.fromkeys(map(_told, group.exceptions)))
+        return "; ".join(dict.fromkeys(map(told, group.exceptions)))
     return printable(str(error))

@@ -4,47 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
-import weakref
+import logging
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import ContextVar, copy_context
-from typing import Any, cast
+from contextvars import copy_context
+from typing import Annotated, Any, ParamSpec, TypeVar, cast
 
+from ..logs.client_log import ClientLog
+from ..options import table as option
+from ..sockets.plain_socket import is_error_of
+from .awaiting import check_finished, finish_checked, made_to_await, process_checked
 from .back_off import cannot_start
+from .bridge import ThreadCalls, call_on_loop
 from .entries import InTask, InWaiting, current
-from .failures import RequestFailures, awaitable, is_closing
-from .handler_kinds import HandlerKind, run_legacy
+from .failures import Failures, awaitable, is_closing, told
+from .handler_kinds import HandlerKind, handler_kind, run_legacy
 from .handlers import BaseRequestHandler, coroutine_of
 from .registry import RequestsInProgress
 from .starts import Starts
+from .statistics import Statistics
+from .threads import ThreadPool
 
-# What was made for an overridden finish_request() or process_request() to await.
-_to_await: ContextVar[list[BaseRequestHandler | Coroutine[Any, Any, None]] | None] = ContextVar(
-    "aiosocketserver_to_await", default=None
-)
-
-
-def made_to_await() -> list[BaseRequestHandler | Coroutine[Any, Any, None]] | None:
-    """The handlers and coroutines that the running hook has created; None outside a hook.
-
-    They are kept to check that the hook awaits each of them.
-    """
-    return _to_await.get()
-
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # What is logged while a thread or child cannot be started.
 _PAUSED = "accepting is paused, and goes on as soon as {} can be started"
 
 
-class RequestPipeline(RequestFailures):
+class RequestPipeline:
     """The hooks that a request goes through, each of which may be overridden.
 
     `BaseServer` lists them. A request has a task of its own, so that whatever a hook or
     handler of one does, waiting or raising, is no other's concern (decision 0008).
     """
 
-    RequestHandlerClass: Callable[..., Any]
-    _requests: RequestsInProgress
+    max_threads: Annotated[int | None, option.max_threads] = None
+
+    # Seconds that a thread without a job is kept; None for what the pool does.
+    _thread_idle_timeout: float | None = None
 
     # Whether a mix-in can run legacy handlers.
     _runs_legacy = False
@@ -67,7 +65,32 @@ class RequestPipeline(RequestFailures):
     # handler can be awaited directly.
     _goes_straight = False
 
-    _kind: HandlerKind
+    def __init__(
+        self,
+        RequestHandlerClass: Callable[..., Any],
+        *,
+        on_room: Callable[[], object],
+        on_exit: Callable[[BaseException], object],
+    ) -> None:
+        """Keep the handler class.
+
+        - on_room: called when a request has ended
+        - on_exit: called with the SystemExit or KeyboardInterrupt of a request
+        """
+        self._kind = handler_kind(RequestHandlerClass, mix_in=self._runs_legacy)
+        self.RequestHandlerClass = RequestHandlerClass
+        self.statistics = Statistics()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._requests = RequestsInProgress(on_room, self.statistics)
+        self._client_log = ClientLog()
+        self._failures = Failures(self, on_exit)
+        self._threads = ThreadPool(self._thread_idle_timeout)
+        self._use_threads()
+
+    def _use_threads(self) -> None:
+        """Have the threads serve the loop that runs from now on."""
+        self._starts = Starts(self._threads)
+        self._calls = ThreadCalls(self._threads, self._starts)
 
     def _look_at_overrides(self) -> None:
         self._overrides_get_request = not _is_of_this_package(self.get_request)
@@ -105,7 +128,7 @@ class RequestPipeline(RequestFailures):
                 await coroutine_of(self.RequestHandlerClass(request, client_address, self))
                 self.shutdown_request(request)
             elif self._checks_processing:
-                await self._process_checked(request, client_address)
+                await process_checked(self, request, client_address)
             else:
                 processing = self.process_request(request, client_address)
                 if awaitable(processing):
@@ -114,7 +137,7 @@ class RequestPipeline(RequestFailures):
             # None while an eager task has not waited yet, which nobody can have forgotten.
             if entry.task is not None and is_closing(error, entry.task):
                 raise
-            await self._end_failed(error, entry.request, client_address)
+            await self._failures.end_failed(error, self._for_hooks(entry), client_address)
         finally:
             self._requests.ended(entry)
 
@@ -182,7 +205,7 @@ class RequestPipeline(RequestFailures):
                 return
             if error is not None:
                 entry.outcome = "failed"
-                self._end_or_log(
+                self._failures.end_or_log(
                     error, "the request of %r could not be served", entry.client_address
                 )
             elif not entry.outcome:
@@ -190,28 +213,75 @@ class RequestPipeline(RequestFailures):
             try:
                 self.shutdown_request(entry.request)
             except BaseException as raised:  # noqa: BLE001 - logged, or raised at the end
-                self._end_or_log(raised, "shutdown_request() failed")
+                self._failures.end_or_log(raised, "shutdown_request() failed")
         finally:
             self._requests.ended(entry)
 
     def _finish_legacy(self, request: Any, client_address: Any) -> None:
         """Run a legacy handler, in its thread or child."""
-        self._check_finished(self.finish_request(request, client_address))
-
-    def _check_finished(self, result: object) -> None:
-        """See that nothing is left to await of what finish_request() did for a legacy handler."""
-        if awaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise TypeError(
-                f"{type(self).__qualname__}.finish_request() returned an awaitable, which nobody "
-                "awaits for a legacy handler: make it a plain function"
-            )
+        check_finished(self, self.finish_request(request, client_address))
 
     def _made_to_await(self, made: BaseRequestHandler | Coroutine[Any, Any, None]) -> None:
         to_await = made_to_await()
         if to_await is not None:
             to_await.append(made)
+
+    def _for_hooks(self, entry: InTask) -> Any:
+        """The request as the hooks that come after a failure get it."""
+        return entry.request
+
+    # What the kinds of requests fill in
+
+    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
+        return is_error_of(error, request)
+
+    def _is_handshakes(self, error: BaseException, request: Any) -> bool:
+        return False
+
+    def _option_that_struck(self, error: BaseException, request: Any) -> str:
+        return ""
+
+    # From handlers to threads and to the loop
+
+    async def run_in_thread(
+        self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Run a blocking function in one of the server's threads and return its result.
+
+        For coroutine handlers. The function sees the caller's context variables, and
+        its exception is raised here. When the call is cancelled the function goes on,
+        for a thread cannot be stopped, and its result is dropped. These threads are
+        not the loop's default executor, which is small and shared with DNS look-ups.
+        While no thread can be started, for want of memory or at a limit, it waits, which
+        is logged once a minute.
+        """
+        return await self._calls.run(self.max_threads, function, *args, **kwargs)
+
+    def run_blocking(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a blocking function from a legacy handler, where it holds up nobody.
+
+        A handler in a thread or child of its own calls it at once, one in a greenlet has
+        it called in a thread: the same handler does on every mix-in.
+        """
+        return function(*args, **kwargs)
+
+    def run_on_loop(
+        self,
+        function: Callable[P, Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Call a coroutine function on the server's loop and return its result.
+
+        For legacy handlers: it blocks the calling thread, whose context variables the
+        coroutine sees, and its exception is raised here. Thread-safe; this is also how
+        a legacy handler stops its server: `self.server.run_on_loop(self.server.shutdown)`.
+
+        Raises RuntimeError on the loop's own thread (await the coroutine there), when
+        the server has not been started, and when the loop ends before the coroutine.
+        """
+        return call_on_loop(self._loop, function, *args, **kwargs)
 
     # Hooks
 
@@ -242,55 +312,10 @@ class RequestPipeline(RequestFailures):
 
     async def _process_request(self, request: Any, client_address: Any) -> None:
         if self._checks_awaiting:
-            await self._finish_checked(request, client_address)
+            await finish_checked(self, request, client_address)
         else:
             await coroutine_of(self.RequestHandlerClass(request, client_address, self))
         self.shutdown_request(request)
-
-    async def _process_checked(self, request: Any, client_address: Any) -> None:
-        """Call an overridden process_request(), and see that it dropped nothing unawaited.
-
-        What is kept may be awaited later, by another task.
-        """
-        made: list[BaseRequestHandler | Coroutine[Any, Any, None]] = []
-        token = _to_await.set(made)
-        try:
-            processing = self.process_request(request, client_address)
-            if awaitable(processing):
-                await coroutine_of(processing)
-            del processing
-        finally:
-            _to_await.reset(token)
-        unawaited = [(weakref.ref(it), type(it)) for it in made if not _was_awaited(it)]
-        made.clear()
-        for reference, kind in unawaited:
-            if reference() is not None:
-                continue
-            is_handler = issubclass(kind, BaseRequestHandler)
-            what = "self.finish_request" if is_handler else "super().process_request"
-            raise RuntimeError(
-                f"{type(self).__qualname__}.process_request() did not await the "
-                f"{kind.__qualname__} that {what}() returned, so that it never ran: write "
-                f"`await {what}(...)`"
-            )
-
-    async def _finish_checked(self, request: Any, client_address: Any) -> None:
-        """Call an overridden finish_request(), and see that the handler was awaited."""
-        made: list[BaseRequestHandler | Coroutine[Any, Any, None]] = []
-        token = _to_await.set(made)
-        try:
-            result = self.finish_request(request, client_address)
-            if awaitable(result):
-                await coroutine_of(result)
-        finally:
-            _to_await.reset(token)
-        for handler in made:
-            if not _was_awaited(handler):
-                raise RuntimeError(
-                    f"{type(self).__qualname__}.finish_request() made a "
-                    f"{type(handler).__qualname__} and did not await it, so that it never "
-                    "ran: write `await self.RequestHandlerClass(...)`"
-                )
 
     def finish_request(self, request: Any, client_address: Any) -> Any:
         """Make the handler, which serves the request; awaited for a coroutine handler.
@@ -311,6 +336,43 @@ class RequestPipeline(RequestFailures):
     def close_request(self, request: Any) -> None:
         """Called to clean up an individual request. May be overridden."""
 
+    def handle_error(self, request: Any, client_address: Any) -> Any:
+        """Called where an exception of a request is being handled. May be overridden.
+
+        The default logs it to the logger `aiosocketserver`: with its traceback at level
+        ERROR, or in one line at level INFO when it tells only that the client's own
+        connection broke or timed out. It logs ten of a kind in a minute, and then how many
+        more there were; what is raised at the same line is one kind. May be a coroutine.
+        Where a legacy handler runs, this runs in its thread or child.
+        """
+        error = sys.exception()
+        if error is not None and self._is_clients_fault(error, request):
+            self._client_log.log(
+                ("lost", type(error)),
+                logging.INFO,
+                "the client %r was lost: %s",
+                client_address,
+                told(error),
+            )
+        else:
+            self._client_log.exception("exception while serving %r", error, client_address)
+
+    def handle_timed_out(self, request: Any, client_address: Any, option: str) -> None:
+        """Called when a time-out of the server strikes, once for a request. May be overridden.
+
+        `option` is its name, as "idle_timeout". The connection is about to be closed.
+        handle_error() is not called for the TimeoutError that the handler gets. On the
+        loop's thread; for the idle and write time-outs of a legacy handler in its own.
+        The default logs it at level INFO, as `handle_error` does.
+        """
+        self._client_log.log(
+            ("cut", option),
+            logging.INFO,
+            "the client %r was cut: its %s has passed",
+            client_address,
+            option,
+        )
+
     def handle_timeout(self) -> Any:
         """Called when `handle_request` waited in vain. May be overridden, as a coroutine too."""
 
@@ -319,12 +381,6 @@ class RequestPipeline(RequestFailures):
 
         May be a coroutine. An exception ends `serve_forever`.
         """
-
-
-def _was_awaited(made: BaseRequestHandler | Coroutine[Any, Any, None]) -> bool:
-    if isinstance(made, BaseRequestHandler):
-        return made._awaited
-    return inspect.getcoroutinestate(made) != inspect.CORO_CREATED
 
 
 def _is_of_this_package(function: object) -> bool:

@@ -7,7 +7,7 @@ import select
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Annotated, Any, Self, Unpack
 
@@ -20,17 +20,19 @@ from ..requests.children import live_servers
 from ..requests.entries import InProgress
 from ..requests.failures import awaitable
 from ..requests.handler_kinds import handler_kind
+from ..requests.pipeline import RequestPipeline
 from ..requests.registry import RequestsInProgress
-from ..requests.starts import Starts
-from ..requests.statistics import Statistics
 from ..requests.times import RequestTimes
 from ..requests.views import RequestInProgress, view_of
 from ..sockets.readiness import is_ready, until_readable
 from ..sockets.timeouts import put_back, set_while_read
-from .draining import DrainingServer
+from .draining import Draining, ShutdownReport
+
+# Told apart from None, which means no deadline.
+_OWN_TIMEOUT: Any = object()
 
 
-class BaseServer(DrainingServer):
+class BaseServer(RequestPipeline):
     """Base class of all servers: socketserver's hooks on an event loop.
 
     Methods for the caller, coroutines unless said otherwise:
@@ -82,6 +84,9 @@ class BaseServer(DrainingServer):
 
     request_timeout: Annotated[float | None, option.request_timeout] = None
 
+    shutdown_timeout: Annotated[float | None, option.shutdown_timeout] = 5.0
+    end_when_draining: Annotated[bool | None, option.end_when_draining] = None
+
     blocking_warning: Annotated[float | None, option.blocking_warning] = None
 
     # Of stream servers, and of whatever else has a value for them.
@@ -101,13 +106,18 @@ class BaseServer(DrainingServer):
         Raises TypeError for a handler class that cannot work here or an option that
         does not exist, and ValueError for an option's value that makes no sense.
         """
-        super().__init__()
         apply_options(self, options)
-        self._kind = handler_kind(RequestHandlerClass, mix_in=self._runs_legacy)
+        super().__init__(
+            RequestHandlerClass, on_room=self._room_made, on_exit=self._stop_because_of
+        )
         self.server_address = server_address
-        self.RequestHandlerClass = RequestHandlerClass
-        self.statistics = Statistics()
-        self._requests = RequestsInProgress(self._room_made, self.statistics)
+        self.drain_event = asyncio.Event()
+        self._draining = Draining(self)
+        self._serving = False
+        self._loop_thread: int | None = None
+        # Set while serve_forever() waits.
+        self._ended: asyncio.Future[None] | None = None
+        self._fatal: BaseException | None = None
         self._waiting_for_one = False
         self._closed = False
         live_servers.add(self)
@@ -180,12 +190,11 @@ class BaseServer(DrainingServer):
         if self._loop is not loop:
             self._client_log.end()
             self._loop = self._client_log.loop = loop
-            self._thread_slots = None
-            self._starts = Starts(self._threads)
+            self._use_threads()
             self._requests.forget_ended()
             if self.request_timeout is not None:
                 times = RequestTimes(
-                    loop, self.request_timeout, self._on_timed_out, self._client_log
+                    loop, self.request_timeout, self._failures.on_timed_out, self._client_log
                 )
                 self._requests.limit_times(times)
             # One that has been waited for belongs to its loop.
@@ -250,6 +259,64 @@ class BaseServer(DrainingServer):
             raise cannot_watch(loop) from error
         finally:
             put_back(self.socket, timeout)
+
+    # The end
+
+    @property
+    def draining(self) -> bool:
+        """Whether a shutdown has begun: handlers should end as soon as they can.
+
+        May be read in any thread. `drain_event` is the same to wait for on the loop;
+        see also `StreamSocket.end_when_draining`.
+        """
+        return self.drain_event.is_set()
+
+    def shutdown(self, timeout: float | None = _OWN_TIMEOUT) -> Coroutine[Any, Any, ShutdownReport]:
+        """Stop accepting, wait for the handlers, cut those that remain; a coroutine.
+
+        Connections that the kernel's backlog holds are taken first. Handlers then have
+        `timeout` seconds (default: `shutdown_timeout`; None: no limit) to end before
+        they are cancelled; one that goes on even so loses its connection, and is at
+        last reported to the log and left alone. Returns when all is gone, with what
+        became of the requests, and `serve_forever` returns with it. The listening
+        socket stays open, and `serve_forever` may follow.
+
+        Called by a handler, directly or in a task of its own, it does not wait for
+        that handler. Before the server serves, and again, it does nothing. It belongs
+        to the loop's thread: in a legacy handler it raises RuntimeError, and
+        `server.run_on_loop(server.shutdown)` does it.
+        """
+        if self._serving and threading.get_ident() != self._loop_thread:
+            raise RuntimeError(
+                "shutdown() was called outside the loop's thread: call "
+                "server.run_on_loop(server.shutdown), which is thread-safe"
+            )
+        return self._shutdown(self.shutdown_timeout if timeout is _OWN_TIMEOUT else timeout)
+
+    async def _shutdown(self, timeout: float | None) -> ShutdownReport:
+        report = await self._draining.end_requests(timeout)
+        if self._ended is None:
+            await self._raise_fatal()
+        elif not self._ended.done():
+            self._ended.set_result(None)
+        return report
+
+    def _stop_because_of(self, error: BaseException) -> None:
+        """SystemExit or KeyboardInterrupt in a handler: serve_forever() raises it at the end."""
+        if self._fatal is None:
+            self._fatal = error
+        self._suspend_accepting()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    async def _raise_fatal(self) -> None:
+        # The first one, if the end brings more of them.
+        error = self._fatal
+        if error is not None:
+            await self._draining.end_requests(self.shutdown_timeout)
+            if self._fatal is error:
+                self._fatal = None
+                raise error
 
     async def __aenter__(self) -> Self:
         return self
@@ -318,6 +385,28 @@ class BaseServer(DrainingServer):
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Accept, or accept again after `_suspend_accepting`."""
         raise TypeError(f"{type(self).__qualname__} has no socket: derive it from TCPServer")
+
+    def _suspend_accepting(self) -> None:
+        """Accept nothing for now; what waits in the kernel can still be drained."""
+        raise NotImplementedError
+
+    def _stop_accepting(self) -> None:
+        """Accept nothing more."""
+        self._serving = False
+        if self._loop is not None:
+            watchdog.leave(self, self._loop)
+
+    async def _drain(self) -> None:
+        """Take what waits to be accepted, then accept nothing more."""
+
+    def _end_unheard(self) -> None:
+        """End the connections whose client has said nothing yet, or says nothing more."""
+
+    async def _wait_closed(self) -> None:
+        """Return when the sockets of the requests that have ended are closed."""
+
+    def _abort_closing(self) -> None:
+        """Close the sockets that are still on their way to being closed."""
 
     def _check_listening(self) -> None:
         """Raise RuntimeError when the socket cannot accept requests."""

@@ -110,7 +110,7 @@ class ConnectionServer(BaseServer):
             read_timeout=self.read_timeout,
             idle_timeout=self.idle_timeout,
             write_timeout=self.write_timeout,
-            on_timed_out=self._on_timed_out,
+            on_timed_out=self._failures.on_timed_out,
         )
 
     def _max_requests(self) -> int:
@@ -148,7 +148,9 @@ class ConnectionServer(BaseServer):
                 )
             raise
         except BaseException as error:  # noqa: BLE001 - logged, or raised at the end
-            self._end_or_log(error, "the connection of %r could not be served", client_address)
+            self._failures.end_or_log(
+                error, "the connection of %r could not be served", client_address
+            )
 
     def _take_on(self, request: Any, client_address: Any) -> asyncio.Task[None] | None:
         """The task that serves a connection; None when it was refused. Closed if that fails."""
@@ -191,7 +193,7 @@ class ConnectionServer(BaseServer):
         try:
             self.handle_refusal(request, client_address, reason)
         except BaseException as raised:  # noqa: BLE001 - logged, or raised at the end
-            self._end_or_log(raised, "handle_refusal() failed")
+            self._failures.end_or_log(raised, "handle_refusal() failed")
         finally:
             self.close_request(request)
 
@@ -280,7 +282,7 @@ class ConnectionServer(BaseServer):
                 if not required:
                     # A client that waits for the server to speak first.
                     return True
-                self._on_timed_out(entry, error.option)
+                self._failures.on_timed_out(entry, error.option)
             mark(error, sock)
             raise
         finally:
@@ -326,7 +328,7 @@ class ConnectionServer(BaseServer):
         connection = StreamSocket(entry.request, self._lingering, self._limits, entry)
         entry.request = connection
         if self.draining:
-            self._tell_draining(connection, entry)
+            self._draining.tell(connection, entry)
         return connection
 
     async def _secured(self, entry: InTask) -> Any:
@@ -350,19 +352,15 @@ class ConnectionServer(BaseServer):
             except OSError as error:
                 mark(error, connection)
                 if isinstance(error, TimedOut):
-                    self._on_timed_out(entry, error.option)
+                    self._failures.on_timed_out(entry, error.option)
                 raise
             limit_blocking(connection, self._limits)
         else:
             await connection.start_tls(context)
         return connection
 
-    def _count_failure(self, error: BaseException, request: Any) -> None:
-        if self._secures and isinstance(error, ssl.SSLError) and not _is_secured(request):
-            self.statistics.handshakes_failed += 1
-            set_outcome("handshake")
-        else:
-            super()._count_failure(error, request)
+    def _is_handshakes(self, error: BaseException, request: Any) -> bool:
+        return self._secures and isinstance(error, ssl.SSLError) and not _is_secured(request)
 
     def _waits_for(self, entry: InProgress) -> str | None:
         if entry not in self._greeted:

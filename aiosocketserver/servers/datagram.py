@@ -125,7 +125,7 @@ class UDPServer(TCPServer):
                     if self._overrides_get_request
                     else self._next_request_if_any
                 ),
-                ends_server=self._ends_server,
+                ends_server=self._failures.ends_server,
                 on_pause=self._count_pause,
                 before_batch=self._receiver_of_socket().forget_timeout,
                 serve=self._serve,

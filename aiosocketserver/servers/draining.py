@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Coroutine
 from time import monotonic
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple, Protocol
 
-from ..options import table as option
-from ..requests import watchdog
+from ..logs.client_log import ClientLog
 from ..requests.entries import InProgress, InThread, current
-from ..requests.pipeline import RequestPipeline
+from ..requests.registry import RequestsInProgress
+from ..requests.statistics import Statistics
+from ..requests.threads import ThreadPool
 from ..sockets.last_waits import LastWaits
 from ..sockets.stream import StreamSocket
 
@@ -24,9 +23,6 @@ _GRACE = 1.0
 
 # Seconds between two looks for clients that need not be waited for and tell nobody so.
 _LOOK = 0.05
-
-# Told apart from None, which means no deadline.
-_OWN_TIMEOUT: Any = object()
 
 
 class ShutdownReport(NamedTuple):
@@ -42,140 +38,128 @@ class ShutdownReport(NamedTuple):
     """Those among them that went on even so."""
 
 
-class DrainingServer(RequestPipeline):
-    """What `BaseServer` does from when a shutdown begins."""
+class DrainingHost(Protocol):
+    """What the end of a server's requests asks of the server."""
 
-    shutdown_timeout: Annotated[float | None, option.shutdown_timeout] = 5.0
-    end_when_draining: Annotated[bool | None, option.end_when_draining] = None
+    statistics: Statistics
+    drain_event: asyncio.Event
+    end_when_draining: bool | None
+    _requests: RequestsInProgress
+    _threads: ThreadPool
+    _client_log: ClientLog
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.drain_event = asyncio.Event()
-        self._serving = False
-        self._loop_thread: int | None = None
-        # Set while serve_forever() waits.
-        self._ended: asyncio.Future[None] | None = None
-        self._fatal: BaseException | None = None
-        # Requests that shutdown() does not wait for: their own code waits in it, or they were
-        # abandoned by another one.
-        self._shutting_down: set[InProgress] = set()
+    def _stop_accepting(self) -> None:
+        """Accept nothing more."""
+        ...
 
-    @property
-    def draining(self) -> bool:
-        """Whether a shutdown has begun: handlers should end as soon as they can.
+    async def _drain(self) -> None:
+        """Take what waits to be accepted, then accept nothing more."""
 
-        May be read in any thread. `drain_event` is the same to wait for on the loop;
-        see also `StreamSocket.end_when_draining`.
-        """
-        return self.drain_event.is_set()
+    def _end_unheard(self) -> None:
+        """End the connections whose client has said nothing yet, or says nothing more."""
+        ...
 
-    def shutdown(self, timeout: float | None = _OWN_TIMEOUT) -> Coroutine[Any, Any, ShutdownReport]:
-        """Stop accepting, wait for the handlers, cut those that remain; a coroutine.
+    async def _wait_closed(self) -> None:
+        """Return when the sockets of the requests that have ended are closed."""
 
-        Connections that the kernel's backlog holds are taken first. Handlers then have
-        `timeout` seconds (default: `shutdown_timeout`; None: no limit) to end before
-        they are cancelled; one that goes on even so loses its connection, and is at
-        last reported to the log and left alone. Returns when all is gone, with what
-        became of the requests, and `serve_forever` returns with it. The listening
-        socket stays open, and `serve_forever` may follow.
+    def _abort_closing(self) -> None:
+        """Close the sockets that are still on their way to being closed."""
+        ...
 
-        Called by a handler, directly or in a task of its own, it does not wait for
-        that handler. Before the server serves, and again, it does nothing. It belongs
-        to the loop's thread: in a legacy handler it raises RuntimeError, and
-        `server.run_on_loop(server.shutdown)` does it.
-        """
-        if self._serving and threading.get_ident() != self._loop_thread:
-            raise RuntimeError(
-                "shutdown() was called outside the loop's thread: call "
-                "server.run_on_loop(server.shutdown), which is thread-safe"
-            )
-        return self._shutdown(self.shutdown_timeout if timeout is _OWN_TIMEOUT else timeout)
 
-    async def _shutdown(self, timeout: float | None) -> ShutdownReport:
-        report = await self._end_requests(timeout)
-        if self._ended is None:
-            await self._raise_fatal()
-        elif not self._ended.done():
-            self._ended.set_result(None)
-        return report
+class Draining:
+    """The end of the requests in progress: they are told, waited for, and cut. On the loop."""
 
-    async def _end_requests(self, timeout: float | None) -> ShutdownReport:
-        self._shutting_down.intersection_update(self._requests)
+    def __init__(self, server: DrainingHost) -> None:
+        self._server = server
+        # Requests that are not waited for: their own code waits for the end of the others, or
+        # they were abandoned by an earlier shutdown.
+        self._exempt: set[InProgress] = set()
+
+    async def end_requests(self, timeout: float | None) -> ShutdownReport:
+        """Let the requests end, and cut those that have not after `timeout` seconds."""
+        server = self._server
+        self._exempt.intersection_update(server._requests)
         request = current.get()
         if request is not None:
-            self._shutting_down.add(request)
-        self._begin_draining()
-        looking = asyncio.create_task(self._end_idle()) if self.end_when_draining else None
-        finished = -self.statistics.finished
+            self._exempt.add(request)
+        self._begin()
+        looking = asyncio.create_task(self._end_idle()) if server.end_when_draining else None
+        finished = -server.statistics.finished
         cut = abandoned = 0
         try:
             gone = await self._all_gone(timeout)
-            finished += self.statistics.finished
+            finished += server.statistics.finished
             if not gone:
-                cut = len(self._requests.awaited(self._shutting_down))
+                cut = len(server._requests.awaited(self._exempt))
                 abandoned = await self._cut()
         finally:
-            self._stop_accepting()
+            server._stop_accepting()
             if looking is not None:
                 looking.cancel()
-            self._client_log.end()
+            server._client_log.end()
             if request is not None:
-                self._shutting_down.discard(request)
-        self._threads.end_idle()
+                self._exempt.discard(request)
+        server._threads.end_idle()
         report = ShutdownReport(finished=finished, cut=cut, abandoned=abandoned)
         if cut:
             logger.info("shut down: %d requests finished, %d were cut", finished, cut)
         return report
 
-    def _begin_draining(self) -> None:
-        self.drain_event.set()
-        for entry in self._requests:
+    def _begin(self) -> None:
+        server = self._server
+        server.drain_event.set()
+        for entry in server._requests:
             if isinstance(entry.request, StreamSocket):
-                self._tell_draining(entry.request, entry)
+                self.tell(entry.request, entry)
 
-    def _tell_draining(self, connection: StreamSocket, entry: InProgress) -> None:
+    def tell(self, connection: StreamSocket, entry: InProgress) -> None:
+        """Have a connection know that its server drains."""
         loop = asyncio.get_running_loop()
         opened = loop.time() - (monotonic() - entry.begun_at)
-        by_default = bool(self.end_when_draining)
+        by_default = bool(self._server.end_when_draining)
         connection._server_drains(LastWaits(loop, opened, by_default=by_default))
 
     async def _end_idle(self) -> None:
         """End what waits for idle clients outside of coroutine handlers, which see to it."""
+        server = self._server
         while True:
-            for entry in self._requests.awaited(self._shutting_down):
+            for entry in server._requests.awaited(self._exempt):
                 if isinstance(entry, InThread):
                     entry.end_if_idle()
-            self._end_unheard()
+            server._end_unheard()
             await asyncio.sleep(_LOOK)
 
     async def _all_gone(self, timeout: float | None) -> bool:
         """Accept what still waits, then wait for the end of all; False after `timeout` seconds."""
+        server = self._server
         try:
             async with asyncio.timeout(timeout):
-                await self._drain()
-                await self._requests.wait(self._shutting_down)
-                await self._wait_closed()
+                await server._drain()
+                await server._requests.wait(self._exempt)
+                await server._wait_closed()
         except TimeoutError:
             return False
         return True
 
     async def _cut(self) -> int:
         """End what is still in progress, by force if it must be; how many go on even so."""
-        self._stop_accepting()
-        for request in self._requests.awaited(self._shutting_down):
+        server = self._server
+        server._stop_accepting()
+        for request in server._requests.awaited(self._exempt):
             request.outcome = "cut"
             request.cancel()
         if await self._all_gone(_GRACE):
             return 0
-        for request in self._requests.awaited(self._shutting_down):
+        for request in server._requests.awaited(self._exempt):
             request.abort()
-        self._abort_closing()
+        server._abort_closing()
         if await self._all_gone(_GRACE):
             return 0
-        self._abort_closing()
-        abandoned = self._requests.awaited(self._shutting_down)
+        server._abort_closing()
+        abandoned = server._requests.awaited(self._exempt)
         # A later shutdown leaves them alone too.
-        self._shutting_down.update(abandoned)
+        self._exempt.update(abandoned)
         for request in abandoned:
             logger.error(
                 "%r, which serves %r, did not end when it was cut, and is abandoned",
@@ -184,44 +168,3 @@ class DrainingServer(RequestPipeline):
                 extra=request.log_extra(),
             )
         return len(abandoned)
-
-    def _stop_because_of(self, error: BaseException) -> None:
-        """SystemExit or KeyboardInterrupt in a handler: serve_forever() raises it at the end."""
-        if self._fatal is None:
-            self._fatal = error
-        self._suspend_accepting()
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
-
-    async def _raise_fatal(self) -> None:
-        # The first one, if the end brings more of them.
-        error = self._fatal
-        if error is not None:
-            await self._end_requests(self.shutdown_timeout)
-            if self._fatal is error:
-                self._fatal = None
-                raise error
-
-    # What the kinds of sockets fill in
-
-    def _suspend_accepting(self) -> None:
-        """Accept nothing for now; what waits in the kernel can still be drained."""
-        raise NotImplementedError
-
-    def _stop_accepting(self) -> None:
-        """Accept nothing more."""
-        self._serving = False
-        if self._loop is not None:
-            watchdog.leave(self, self._loop)
-
-    async def _drain(self) -> None:
-        """Take what waits to be accepted, then accept nothing more."""
-
-    def _end_unheard(self) -> None:
-        """End the connections whose client has said nothing yet, or says nothing more."""
-
-    async def _wait_closed(self) -> None:
-        """Return when the sockets of the requests that have ended are closed."""
-
-    def _abort_closing(self) -> None:
-        """Close the sockets that are still on their way to being closed."""

@@ -90,7 +90,7 @@ class ForkingMixIn(_Base):
         )
         self.close_request(request)
         if raised is not None:
-            self._tell_of_start(
+            self._failures.tell_of_start(
                 raised,
                 entry,
                 "the child %d serves %r, although os.fork() has raised an error",
@@ -110,7 +110,7 @@ class ForkingMixIn(_Base):
                 if exit_in(error) is not None:
                     raise
                 status = 0 if self._is_clients_fault(error, request) else 1
-                self._handle_legacy_error(request, client_address)
+                self._failures.tell_legacy(request, client_address)
             finally:
                 self.shutdown_request(request)
         except BaseException as error:  # noqa: BLE001 - it ends this process only
@@ -142,8 +142,7 @@ class ForkingMixIn(_Base):
             entry.watch = None
         if status:
             entry.outcome = "failed"
-            with self._statistics_lock:
-                self.statistics.handlers_failed += 1
+            self._failures.count_child()
         if os.WIFSIGNALED(status):
             self._client_log.log(
                 ("killed", os.WTERMSIG(status)),

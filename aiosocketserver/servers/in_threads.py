@@ -55,7 +55,7 @@ class ThreadingMixIn(_Base):
             if exit_in(error) is not None:
                 # As in socketserver, it ends this thread's work only.
                 raise
-            self._end_failed_legacy(error, request, client_address)
+            self._failures.end_failed_legacy(error, request, client_address)
         finally:
             self.shutdown_request(request)
 
@@ -87,7 +87,7 @@ class ThreadingMixIn(_Base):
             self._requests.ended(entry)
             raise
         if job.interrupted_by is not None:
-            self._tell_of_start(
+            self._failures.tell_of_start(
                 job.interrupted_by,
                 entry,
                 "a thread serves %r, although its start was interrupted",

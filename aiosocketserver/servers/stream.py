@@ -266,7 +266,7 @@ class TCPServer(ConnectionServer):
                 ),
                 may_accept=self._may_accept,
                 on_request=self._on_connection,
-                ends_server=self._ends_server,
+                ends_server=self._failures.ends_server,
                 on_pause=self._count_pause,
             )
         self._listener.start()

@@ -78,9 +78,17 @@ async def test_a_greenlet_that_blocks_is_reported_while_it_does(
 async def test_a_coroutine_that_blocks_is_reported_once_for_each_place(
     warnings: "queue.SimpleQueue[logging.LogRecord]",
 ) -> None:
+    def until_counted(before: int, told: threading.Event) -> None:
+        while server.statistics.loop_blocked == before:
+            time.sleep(0.01)
+        told.set()
+
     class Blocks(aiosocketserver.BaseRequestHandler):
         async def handle(self) -> None:
-            time.sleep(0.2)
+            told = threading.Event()
+            arguments = (self.server.statistics.loop_blocked, told)
+            threading.Thread(target=until_counted, args=arguments, daemon=True).start()
+            assert told.wait(20)
             await self.request.sendall(b"done")
 
     async with aiosocketserver.TCPServer(("127.0.0.1", 0), Blocks, blocking_warning=0.02) as server:
@@ -88,7 +96,7 @@ async def test_a_coroutine_that_blocks_is_reported_once_for_each_place(
         for _ in range(3):
             assert await ask(server.server_address) == b"done"
     message = warnings.get(timeout=20).getMessage()
-    assert line_of(Blocks, "time.sleep") in message
+    assert line_of(Blocks, "told.wait") in message
     assert "Blocks, which serves" in message
     assert warnings.empty()
     assert server.statistics.loop_blocked == 3
