@@ -8,12 +8,17 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from aiosocketserver.requests import watchdog
 from aiosocketserver.requests.awaiting import made_to_await
 from aiosocketserver.requests.entries import InTask
 from aiosocketserver.requests.failures import awaitable
 from aiosocketserver.requests.handlers import BaseRequestHandler, coroutine_of
-from aiosocketserver.servers.connections import ConnectionServer
+from aiosocketserver.requests.pipeline import RequestPipeline, until_ended
+from aiosocketserver.servers.connections import Connections
+from aiosocketserver.servers.draining import Draining
+from aiosocketserver.servers.stream import TCPServer
 from aiosocketserver.sockets.datagram import DatagramSocket
+from aiosocketserver.sockets.time_limits import TimeLimits
 
 from .host import Host
 from .loops import new_loop, without_running_loop
@@ -30,7 +35,16 @@ def requests_of(server: object) -> CoroutineRequests | None:
     return found if found is not None and found._server is server else None
 
 
-class CoroutineRequests(ConnectionServer):
+class MixedConnections(Connections):
+    """The connections of a compat server, and whatever else an overridden get_request() makes."""
+
+    def prepared(self, entry: InTask) -> Any:
+        if isinstance(entry.request, socket.socket):
+            return super().prepared(entry)
+        return entry.request
+
+
+class CoroutineRequests(RequestPipeline):
     """What the core does with the requests of one compat server, on one loop.
 
     The hooks that come after process_request() are the compat server's own, plain
@@ -38,7 +52,10 @@ class CoroutineRequests(ConnectionServer):
     loop, but for finish_request(), which makes the handler.
     """
 
+    end_when_draining: bool | None = None
+
     _thread_idle_timeout = THREAD_IDLE_TIMEOUT
+    _connections_class: type[Connections] = MixedConnections
 
     def __init__(
         self,
@@ -48,19 +65,29 @@ class CoroutineRequests(ConnectionServer):
         on_fatal: Callable[[BaseException], object],
         on_room: Callable[[], object],
     ) -> None:
+        super().__init__(server.RequestHandlerClass, on_room=on_room, on_exit=on_fatal)
         self._server = server
-        self._on_fatal = on_fatal
-        self._on_room = on_room
-        super().__init__(
-            server.server_address,
-            server.RequestHandlerClass,
-            linger_timeout=server.linger_timeout,
-            shutdown_timeout=server.shutdown_timeout,
-            max_threads=getattr(server, "max_threads", None),
-        )
-        self._attach(loop)
+        self.max_threads = getattr(server, "max_threads", None)
+        self.drain_event = asyncio.Event()
+        self._draining = Draining(self)
+        self._connections = self._connections_class(self)
+        self._stages = self._connections
         # A DatagramSocket for each socket seen in a datagram request (usually just one).
         self._datagram_sockets: dict[socket.socket, DatagramSocket] = {}
+        self._loop = loop
+        self._client_log.loop = loop
+        self._loop_changed(loop)
+        self._look_at_overrides()
+
+    def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
+        super()._loop_changed(loop)
+        limits = TimeLimits(
+            handshake_timeout=TCPServer.handshake_timeout,
+            write_timeout=TCPServer.write_timeout,
+            on_timed_out=self._failures.on_timed_out,
+        )
+        linger_timeout = self._server.linger_timeout
+        self._connections.attach(loop, linger_timeout, limits, on_closed=self._on_room)
 
     def start(self, request: Any, client_address: Any) -> None:
         """Serve a request in a task of its own."""
@@ -69,7 +96,7 @@ class CoroutineRequests(ConnectionServer):
     async def serve_one(self, request: Any, client_address: Any) -> None:
         """Serve a request, and return when nothing of it is left."""
         try:
-            await self._serve_one(request, client_address)
+            await until_ended(self._start_request(request, client_address))
         finally:
             await self.end()
 
@@ -97,14 +124,6 @@ class CoroutineRequests(ConnectionServer):
             case _:
                 pass
         return super()._start_request(request, client_address)
-
-    def _prepared(self, entry: InTask) -> Any:
-        match entry.request:
-            case socket.socket():
-                return super()._prepared(entry)
-            case _:
-                # Whatever an overridden get_request() has made.
-                return entry.request
 
     def finish_request(self, request: Any, client_address: Any) -> Any:
         """The server's, and then the handlers that it has made."""
@@ -136,11 +155,14 @@ class CoroutineRequests(ConnectionServer):
         with without_running_loop():
             self._server.close_request(request)
 
-    def _stop_because_of(self, error: BaseException) -> None:
-        self._on_fatal(error)
+    # There is nothing to accept here: that is the server's own.
 
-    def _room_made(self) -> None:
-        self._on_room()
+    def _stop_accepting(self) -> None:
+        assert self._loop is not None
+        watchdog.leave(self, self._loop)
+
+    async def _drain(self) -> None:
+        pass
 
 
 def serve_coroutine(server: Host, request: Any, client_address: Any) -> bool:

@@ -31,7 +31,9 @@ OPTIONS = sorted(ServerOptions.__annotations__)
 SERVERS = [
     value
     for name in aiosocketserver.__all__
-    if isinstance(value := getattr(aiosocketserver, name), type) and issubclass(value, TCPServer)
+    if isinstance(value := getattr(aiosocketserver, name), type)
+    and issubclass(value, BaseServer)
+    and value is not BaseServer
 ]
 
 
@@ -76,7 +78,7 @@ def test_what_an_option_is_comes_before_the_first_semicolon(name: str) -> None:
 
 
 @pytest.mark.parametrize("server_class", SERVERS)
-def test_each_default_makes_sense(server_class: type[TCPServer]) -> None:
+def test_each_default_makes_sense(server_class: type[TCPServer | UDPServer]) -> None:
     for known in options_of(server_class).values():
         assert known.wrong(getattr(server_class, known.name)) is None
 

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Unpack
 
 from ..options.keywords import ServerOptions
-from ..servers.stream import TCPServer
+from ..servers.socket_server import SocketServer
 from .binds import Bind, SocketOptions, open_sockets
 from .ending import run_to_end
 from .errors import StartError
@@ -39,7 +39,7 @@ def serving(
     """
     name = chosen_loop(loop)
     with contextlib.ExitStack() as stack:
-        if not isinstance(target, TCPServer):
+        if not isinstance(target, SocketServer):
             server = _made(target, bind, options, stack)
         elif options:
             raise StartError(f"{', '.join(options)} given for a server that has been made already")
@@ -53,7 +53,9 @@ def serving(
         yield server.server_address
 
 
-def _made(target: Any, bind: str, options: ServerOptions, stack: contextlib.ExitStack) -> TCPServer:
+def _made(
+    target: Any, bind: str, options: ServerOptions, stack: contextlib.ExitStack
+) -> SocketServer:
     read = Bind.parse(bind)
     if read.encrypted:
         raise StartError(f"{bind}: for an encrypted server give an ssl_context, and tcp or unix")
@@ -71,7 +73,7 @@ def _made(target: Any, bind: str, options: ServerOptions, stack: contextlib.Exit
 class _ServerThread(threading.Thread):
     """Serves until it is told to stop. `ready` is done when the server accepts, or cannot."""
 
-    def __init__(self, server: TCPServer, loop: str) -> None:
+    def __init__(self, server: SocketServer, loop: str) -> None:
         super().__init__(name=f"serving {server.server_address!r}")
         self.ready: Future[None] = Future()
         self._service = Service([server])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..requests.statistics import RequestEnd
-from ..servers.stream import TCPServer
+from ..servers.socket_server import SocketServer
 from . import access_log
 from .settings import Settings
 from .snapshots import Durations
 
 
-def observe(servers: Iterable[TCPServer], settings: Settings) -> Durations:
+def observe(servers: Iterable[SocketServer], settings: Settings) -> Durations:
     """Have the requests of these servers counted, and logged if the settings say so."""
     durations = Durations()
     observers: list[Callable[[RequestEnd], object]] = [durations]

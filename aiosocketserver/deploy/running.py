@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from ..options.keywords import ServerOptions
 from ..requests.partials import without_arguments
-from ..servers.stream import TCPServer
+from ..servers.socket_server import SocketServer
 from . import log_output
 from .binds import (
     Bind,
@@ -107,10 +107,10 @@ def serve(target: Any, settings: Settings, ending: Ending) -> int:
         return service.serve_here() if settings.workers == 1 else service.serve_in_workers()
 
 
-def _made_already(target: Any) -> list[TCPServer]:
+def _made_already(target: Any) -> list[SocketServer]:
     """The servers that a target is, if it is some."""
     given = cast("list[object]", target) if isinstance(target, list) else [target]
-    servers = [each for each in given if isinstance(each, TCPServer)]
+    servers = [each for each in given if isinstance(each, SocketServer)]
     return servers if len(servers) == len(given) else []
 
 
@@ -157,7 +157,7 @@ class _Deployment:
         opened = self._opened[0]
         if self._servers:
             name = ", ".join(type(server).__qualname__ for server in self._servers)
-            opened = [OpenSocket(s.socket, Bind("", "fd", s._secures)) for s in self._servers]
+            opened = [OpenSocket(s.socket, Bind("", "fd", s.secures)) for s in self._servers]
         places = ", ".join(str(each) for each in opened)
         workers = self._settings.workers
         number = f"{workers} workers" if workers > 1 else "1 process"

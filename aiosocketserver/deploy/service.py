@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..options.of_classes import options_of
-from ..servers.connections import share_max_connections
-from ..servers.datagram import UDPServer
 from ..servers.draining import ShutdownReport
-from ..servers.stream import TCPServer
+from ..servers.socket_server import SocketServer
+from ..servers.stream import TCPServer, share_max_connections
 from .binds import OpenSocket
 from .errors import StartError
 from .settings import Settings
@@ -32,10 +31,10 @@ def loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 def make_servers(
     target: Any, opened: Sequence[OpenSocket], settings: Settings, options: Mapping[str, Any]
-) -> list[TCPServer]:
+) -> list[SocketServer]:
     """A server for each socket, with one `max_connections` for all. Raises StartError."""
     certificates = settings.certificates
-    servers: list[TCPServer] = []
+    servers: list[SocketServer] = []
     for each in opened:
         secured = {"ssl_context": certificates} if each.bind.encrypted else {}
         try:
@@ -49,7 +48,7 @@ def make_servers(
         if name not in known:
             raise StartError(f"{name} is given, and no server here has it")
     if "max_connections" in options:
-        share_max_connections([s for s in servers if not isinstance(s, UDPServer)])
+        share_max_connections([s for s in servers if isinstance(s, TCPServer)])
     return servers
 
 
@@ -61,7 +60,7 @@ def _notes(error: BaseException) -> list[str]:
 class Service:
     """Servers on the running loop, until they are told to stop."""
 
-    def __init__(self, servers: Sequence[TCPServer], drain_delay: float = 0.0) -> None:
+    def __init__(self, servers: Sequence[SocketServer], drain_delay: float = 0.0) -> None:
         self.servers = servers
         self._drain_delay = drain_delay
         self.stopping = asyncio.Event()
@@ -84,7 +83,7 @@ class Service:
         """
         all_made = True
         for server in self.servers:
-            if server._tls is None:
+            if not (isinstance(server, TCPServer) and server.secures):
                 continue
             try:
                 server.reload_tls()
@@ -118,7 +117,8 @@ class Service:
             on_stopping()
             await asyncio.sleep(self._drain_delay)
             for server in self.servers:
-                server._closes_when_drained = True
+                if isinstance(server, TCPServer):
+                    server._closes_when_drained = True
             reports = await asyncio.gather(*(server.shutdown() for server in self.servers))
             _log_reports(reports)
             await stopping
@@ -126,7 +126,7 @@ class Service:
             return next((end for end in ends if end is not None), None)
 
 
-async def _serve(server: TCPServer) -> BaseException | None:
+async def _serve(server: SocketServer) -> BaseException | None:
     # Raised out of a task, they would tear through the loop, and end the others unheard.
     try:
         await server.serve_forever()

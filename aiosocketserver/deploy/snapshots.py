@@ -10,7 +10,7 @@ from typing import Any
 
 from ..requests.statistics import RequestEnd
 from ..servers.datagram import UDPServer
-from ..servers.stream import TCPServer
+from ..servers.socket_server import SocketServer
 from . import log_output
 
 # Upper limits in seconds; above the last one there is another bucket.
@@ -45,7 +45,7 @@ class Snapshot:
     """What the requests in the buckets took all together."""
 
     @classmethod
-    def of(cls, servers: Sequence[TCPServer], durations: Durations) -> Snapshot:
+    def of(cls, servers: Sequence[SocketServer], durations: Durations) -> Snapshot:
         """Of the servers of this process."""
         made = cls(buckets=list(durations.buckets), seconds=durations.seconds)
         for server in servers:

@@ -21,6 +21,7 @@ from ..requests.handlers import DatagramRequestHandler, StreamRequestHandler
 from ..requests.partials import without_arguments
 from ..servers.base import BaseServer
 from ..servers.datagram import UDPServer
+from ..servers.socket_server import SocketServer
 from ..servers.stream import TCPServer
 from ..sockets.unix import AF_UNIX
 from .binds import OpenSocket
@@ -112,7 +113,7 @@ def _offers(module: ModuleType) -> str:
     return f"it has {', '.join(names)}" if names else "it has no handler and no server class"
 
 
-def make_server(target: Any, opened: OpenSocket, options: Mapping[str, Any]) -> TCPServer:
+def make_server(target: Any, opened: OpenSocket, options: Mapping[str, Any]) -> SocketServer:
     """A server on a socket that is open, with those of `options` that it has.
 
     Raises TargetError when the target is nothing that can be served there.
@@ -121,7 +122,7 @@ def make_server(target: Any, opened: OpenSocket, options: Mapping[str, Any]) -> 
         server = _made(target, opened, options)
     except (TypeError, ValueError) as error:
         raise TargetError(f"{_name(target)} cannot be served on {opened}: {error}") from error
-    if not isinstance(server, TCPServer):
+    if not isinstance(server, SocketServer):
         raise TargetError(
             f"{_name(target)} gave {server!r} for {opened}, and not a server of aiosocketserver"
         )
@@ -196,7 +197,7 @@ def _check_handler(handler: Any, opened: OpenSocket) -> None:
         raise TypeError(f"{kind} come there: derive it from {right}RequestHandler")
 
 
-def _server_class(handler: Any, opened: OpenSocket) -> type[TCPServer]:
+def _server_class(handler: Any, opened: OpenSocket) -> type[SocketServer]:
     """The server class for a handler: legacy ones run in threads."""
     legacy = handler_kind(handler, mix_in=True) is HandlerKind.LEGACY
     if opened.sock.family == AF_UNIX:
@@ -204,7 +205,7 @@ def _server_class(handler: Any, opened: OpenSocket) -> type[TCPServer]:
     else:
         kind = "TCPServer" if opened.is_stream else "UDPServer"
     # Those without a mix-in are there too.
-    found: type[TCPServer] = getattr(mixed_servers, f"Threading{kind}" if legacy else kind)
+    found: type[SocketServer] = getattr(mixed_servers, f"Threading{kind}" if legacy else kind)
     return found
 
 

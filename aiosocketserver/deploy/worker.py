@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..requests.children import flush_standard_streams
-from ..servers.stream import TCPServer
+from ..servers.socket_server import SocketServer
 from . import log_output
 from .binds import OpenSocket
 from .channel import Channel
@@ -74,7 +74,7 @@ class _Interrupt:
         """Do nothing."""
 
 
-def _serve(servers: Sequence[TCPServer], settings: Settings, sock: socket.socket) -> int:
+def _serve(servers: Sequence[SocketServer], settings: Settings, sock: socket.socket) -> int:
     durations = observe(servers, settings)
 
     ending = Ending(REST_OF_WORKER)

@@ -14,12 +14,15 @@ from ..requests.entries import InGreenlet, InTask, current
 from ..requests.failures import exit_in
 from ..requests.handler_kinds import HandlerKind
 from ..requests.watchdog import serving
+from ..servers.connections import Connections
 from ..sockets.plain_socket import is_error_of
 from ..sockets.stream import StreamSocket
 
 if TYPE_CHECKING:
+    from ..servers.admission import Admission
+    from ..servers.certificates import ContextSource
+    from ..servers.connections import ConnectionsHost
     from ..servers.stream import TCPServer
-    from .greenlet_socket import GreenletSocket
     from .pool import GreenletPool
 
     _Base = TCPServer
@@ -29,6 +32,45 @@ else:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class GreenletConnections(Connections):
+    """The connections of a server that has its legacy handlers in greenlets."""
+
+    def __init__(
+        self,
+        server: ConnectionsHost,
+        *,
+        admission: Admission | None = None,
+        tls: ContextSource | None = None,
+    ) -> None:
+        # It loads greenlet, and so cannot be imported above.
+        from .greenlet_socket import GreenletSocket
+
+        super().__init__(server, admission=admission, tls=tls)
+        self._socket_class = GreenletSocket
+
+    def prepared(self, entry: InTask) -> Any:
+        if self._server._kind is HandlerKind.COROUTINE:
+            return super().prepared(entry)
+        return self._socket_class(self.watched(entry))
+
+    async def secured(self, entry: InTask) -> Any:
+        secured = await super().secured(entry)
+        is_legacy = self._server._kind is not HandlerKind.COROUTINE
+        return self._socket_class(secured) if is_legacy else secured
+
+    def for_hooks(self, entry: InTask) -> Any:
+        request = entry.request
+        if self._server._kind is not HandlerKind.COROUTINE and isinstance(request, StreamSocket):
+            return self._socket_class(request)
+        return request
+
+    def is_clients_fault(self, error: BaseException, request: Any) -> bool:
+        return is_error_of(error, getattr(request, "_stream", request))
+
+    def is_handshakes(self, error: BaseException, request: Any) -> bool:
+        return super().is_handshakes(error, getattr(request, "_stream", request))
 
 
 class GreenletMixIn(_Base):
@@ -65,7 +107,7 @@ class GreenletMixIn(_Base):
     _legacy_on_loop = True
 
     _pool: GreenletPool | None = None
-    _socket_class: type[GreenletSocket]
+    _connections_class: type[Connections] = GreenletConnections
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As the server's. Raises ImportError without greenlet, TypeError for datagrams."""
@@ -125,42 +167,17 @@ class GreenletMixIn(_Base):
                 raise
             struck = isinstance(error, TimedOut) or request._stream._expired
             # handle_timed_out() was called when it struck.
-            if not (struck and self._is_clients_fault(error, request)):
+            if not (struck and self._stages.is_clients_fault(error, request)):
                 self._failures.end_failed_legacy(error, request, client_address)
         finally:
             self.shutdown_request(request)
 
-    def _is_handshakes(self, error: BaseException, request: Any) -> bool:
-        return super()._is_handshakes(error, getattr(request, "_stream", request))
-
-    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
-        return is_error_of(error, getattr(request, "_stream", request))
-
-    # The stages before, in the connection's task
-
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
-        # They load greenlet, and so cannot be imported above.
-        from .greenlet_socket import GreenletSocket
+        # It loads greenlet, and so cannot be imported above.
         from .pool import GreenletPool
 
         super()._loop_changed(loop)
         self._pool = GreenletPool(loop)
-        self._socket_class = GreenletSocket
-
-    def _prepared(self, entry: InTask) -> Any:
-        if self._kind is HandlerKind.COROUTINE:
-            return super()._prepared(entry)
-        return self._socket_class(self._watched(entry))
-
-    async def _secured(self, entry: InTask) -> Any:
-        secured = await super()._secured(entry)
-        return secured if self._kind is HandlerKind.COROUTINE else self._socket_class(secured)
-
-    def _for_hooks(self, entry: InTask) -> Any:
-        request = super()._for_hooks(entry)
-        if self._kind is not HandlerKind.COROUTINE and isinstance(request, StreamSocket):
-            return self._socket_class(request)
-        return request
 
     # From the handler to the loop and to threads
 

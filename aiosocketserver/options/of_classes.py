@@ -50,9 +50,8 @@ def options_of(cls: type) -> dict[str, Known]:
     for base in reversed(cls.__mro__):
         if str(base.__module__).startswith(_PACKAGE):
             found.update(_brought_by(base))
-    without: frozenset[str] = getattr(cls, "without_options", frozenset())
     names = {name for base in cls.__mro__ for name in found.keys() & vars(base).keys()}
-    return {name: known for name, known in found.items() if name in names - without}
+    return {name: known for name, known in found.items() if name in names}
 
 
 def _brought_by(cls: type) -> dict[str, Known]:

@@ -13,6 +13,7 @@ from ..errors import TimedOut
 from ..logs.client_log import ClientLog
 from ..logs.printable import printable
 from .entries import InProgress, current, set_outcome
+from .stages import Stages
 from .statistics import Statistics
 
 logger = logging.getLogger("aiosocketserver")
@@ -71,6 +72,7 @@ class FailureHost(Protocol):
     statistics: Statistics
     _loop: asyncio.AbstractEventLoop | None
     _client_log: ClientLog
+    _stages: Stages
 
     def handle_error(self, request: Any, client_address: Any) -> Any: ...
 
@@ -79,18 +81,6 @@ class FailureHost(Protocol):
     def shutdown_request(self, request: Any) -> None: ...
 
     def run_on_loop(self, function: Callable[[], Coroutine[Any, Any, None]], /) -> None: ...
-
-    def _is_clients_fault(self, error: BaseException, request: Any, /) -> bool:
-        """Whether this request's own connection raised `error`."""
-        ...
-
-    def _is_handshakes(self, error: BaseException, request: Any, /) -> bool:
-        """Whether a request failed with `error` because its TLS handshake did."""
-        ...
-
-    def _option_that_struck(self, error: BaseException, request: Any, /) -> str:
-        """The time-out of the server that is why a legacy handler failed, or nothing."""
-        ...
 
 
 class Failures:
@@ -119,7 +109,7 @@ class Failures:
             if _was_asked_for(error, task) or self.ends_server(error):
                 return
             struck = isinstance(error, TimedOut) or getattr(request, "_expired", "") != ""
-            if struck and server._is_clients_fault(error, request):
+            if struck and server._stages.is_clients_fault(error, request):
                 # handle_timed_out() was called when it struck.
                 return
             self.count(error, request)
@@ -167,12 +157,12 @@ class Failures:
 
     def count(self, error: BaseException, request: Any) -> None:
         """Count a request that failed, and note what became of it."""
-        statistics = self._server.statistics
+        statistics, stages = self._server.statistics, self._server._stages
         with self._lock:
-            if self._server._is_handshakes(error, request):
+            if stages.is_handshakes(error, request):
                 statistics.handshakes_failed += 1
                 set_outcome("handshake")
-            elif self._server._is_clients_fault(error, request):
+            elif stages.is_clients_fault(error, request):
                 statistics.clients_vanished += 1
                 set_outcome("vanished")
             else:
@@ -208,7 +198,7 @@ class Failures:
 
     def end_failed_legacy(self, error: BaseException, request: Any, client_address: Any) -> None:
         """Tell the error of a legacy handler, in its thread."""
-        option = self._server._option_that_struck(error, request)
+        option = self._server._stages.option_that_struck(error, request)
         if option:
             self._tell_timed_out(request, client_address, option)
         else:

@@ -12,15 +12,16 @@ from typing import Annotated, Any, ParamSpec, TypeVar, cast
 
 from ..logs.client_log import ClientLog
 from ..options import table as option
-from ..sockets.plain_socket import is_error_of
 from .awaiting import check_finished, finish_checked, made_to_await, process_checked
 from .back_off import cannot_start
 from .bridge import ThreadCalls, call_on_loop
+from .children import live_servers
 from .entries import InTask, InWaiting, current
 from .failures import Failures, awaitable, is_closing, told
 from .handler_kinds import HandlerKind, handler_kind, run_legacy
 from .handlers import BaseRequestHandler, coroutine_of
 from .registry import RequestsInProgress
+from .stages import Stages
 from .starts import Starts
 from .statistics import Statistics
 from .threads import ThreadPool
@@ -52,18 +53,15 @@ class RequestPipeline:
     _checks_awaiting = False
     _checks_processing = False
 
-    # Whether a proxy may tell whose connection it is.
-    _asks_proxies = False
-
-    # Whether connections are encrypted.
-    _secures = False
-
     # Whether get_request() is overridden, so that nothing is known of how it reads.
     _overrides_get_request = False
 
     # True if process_request() and finish_request() are not overridden, so that a coroutine
     # handler can be awaited directly.
     _goes_straight = False
+
+    _loop: asyncio.AbstractEventLoop | None
+    _stages: Stages
 
     def __init__(
         self,
@@ -74,18 +72,21 @@ class RequestPipeline:
     ) -> None:
         """Keep the handler class.
 
-        - on_room: called when a request has ended
+        - on_room: called when a request has ended, in the loop's thread
         - on_exit: called with the SystemExit or KeyboardInterrupt of a request
         """
         self._kind = handler_kind(RequestHandlerClass, mix_in=self._runs_legacy)
         self.RequestHandlerClass = RequestHandlerClass
         self.statistics = Statistics()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = None
+        self._on_room = on_room
         self._requests = RequestsInProgress(on_room, self.statistics)
         self._client_log = ClientLog()
         self._failures = Failures(self, on_exit)
+        self._stages = Stages()
         self._threads = ThreadPool(self._thread_idle_timeout)
         self._use_threads()
+        live_servers.add(self)
 
     def _use_threads(self) -> None:
         """Have the threads serve the loop that runs from now on."""
@@ -102,6 +103,36 @@ class RequestPipeline:
         )
         self._goes_straight = self._kind is HandlerKind.COROUTINE and not self._checks_awaiting
 
+    def _start_request(self, request: Any, client_address: Any) -> asyncio.Task[None]:
+        entry = InTask(request, client_address)
+        # Before the task, which under an eager task factory may end at once.
+        self._requests.begun(entry)
+        assert self._loop is not None
+        entry.on_unbegun = functools.partial(self._end_unbegun, entry)
+        context = copy_context()
+        context.run(current.set, entry)
+        serving = self._serve(entry)
+        try:
+            task = self._loop.create_task(serving, context=context)
+        except BaseException:
+            # As a task factory may that takes no context.
+            serving.close()
+            self._requests.ended(entry)
+            raise
+        # An eager task may have ended.
+        if not task.done():
+            entry.task = task
+            # An eager task has begun.
+            if not entry.has_begun:
+                task.add_done_callback(entry.on_unbegun)
+        return task
+
+    def _end_unbegun(self, entry: InTask, task: asyncio.Task[None]) -> None:
+        """Let go of a connection whose task was cancelled before it had begun."""
+        request = entry.request
+        self._requests.ended(entry)
+        self.close_request(request)
+
     async def _serve(self, entry: InTask) -> None:
         """The pipeline of one request, in its own task. Raises nothing but by cancellation.
 
@@ -111,19 +142,20 @@ class RequestPipeline:
         if not entry.has_begun:
             entry.begin()
         client_address = entry.client_address
+        stages = self._stages
         try:
-            if self._asks_proxies:
-                if not await self._is_clients(entry):
+            if stages.asks_proxies:
+                if not await stages.identified(entry):
                     return
                 client_address = entry.client_address
-            request = self._prepared(entry)
+            request = stages.prepared(entry)
             verified: object = self.verify_request(request, client_address)
             if verified is not True and not await self._is_verified(verified):
                 entry.outcome = "refused"
                 self.shutdown_request(request)
                 return
-            if self._secures:
-                request = await self._secured(entry)
+            if stages.secures:
+                request = await stages.secured(entry)
             if self._goes_straight:
                 await coroutine_of(self.RequestHandlerClass(request, client_address, self))
                 self.shutdown_request(request)
@@ -137,7 +169,7 @@ class RequestPipeline:
             # None while an eager task has not waited yet, which nobody can have forgotten.
             if entry.task is not None and is_closing(error, entry.task):
                 raise
-            await self._failures.end_failed(error, self._for_hooks(entry), client_address)
+            await self._failures.end_failed(error, stages.for_hooks(entry), client_address)
         finally:
             self._requests.ended(entry)
 
@@ -152,21 +184,6 @@ class RequestPipeline:
                     "that it should have awaited"
                 )
         return verified
-
-    async def _is_clients(self, entry: InTask) -> bool:
-        """Learn whose request it is that a proxy passes on; whether that one may be served."""
-        raise NotImplementedError
-
-    def _prepared(self, entry: InTask) -> Any:
-        """What the hooks and the handler get for what `get_request` returned.
-
-        `entry.request` is from then on what the server itself holds the request by.
-        """
-        return entry.request
-
-    async def _secured(self, entry: InTask) -> Any:
-        """The request, after the TLS handshake."""
-        raise NotImplementedError
 
     def _start_or_wait(
         self, start: Callable[[Any, Any], None], request: Any, client_address: Any, what: str
@@ -226,21 +243,6 @@ class RequestPipeline:
         if to_await is not None:
             to_await.append(made)
 
-    def _for_hooks(self, entry: InTask) -> Any:
-        """The request as the hooks that come after a failure get it."""
-        return entry.request
-
-    # What the kinds of requests fill in
-
-    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
-        return is_error_of(error, request)
-
-    def _is_handshakes(self, error: BaseException, request: Any) -> bool:
-        return False
-
-    def _option_that_struck(self, error: BaseException, request: Any) -> str:
-        return ""
-
     # From handlers to threads and to the loop
 
     async def run_in_thread(
@@ -282,6 +284,19 @@ class RequestPipeline:
         the server has not been started, and when the loop ends before the coroutine.
         """
         return call_on_loop(self._loop, function, *args, **kwargs)
+
+    # The process and the loop that it is in
+
+    def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called before the requests are served on another loop than before."""
+
+    def _close_in_child(self, kept: object) -> None:
+        """In a forked child: let go of the loop and of all descriptors but that of `kept`."""
+        self._stages.close_in_child(kept)
+        self._loop = None
+        # Another thread may have had the old one's lock when this process was forked.
+        self._client_log = ClientLog()
+        self._requests = RequestsInProgress(self._on_room, self.statistics)
 
     # Hooks
 
@@ -346,7 +361,7 @@ class RequestPipeline:
         Where a legacy handler runs, this runs in its thread or child.
         """
         error = sys.exception()
-        if error is not None and self._is_clients_fault(error, request):
+        if error is not None and self._stages.is_clients_fault(error, request):
             self._client_log.log(
                 ("lost", type(error)),
                 logging.INFO,
@@ -381,6 +396,18 @@ class RequestPipeline:
 
         May be a coroutine. An exception ends `serve_forever`.
         """
+
+
+async def until_ended(task: asyncio.Task[None]) -> None:
+    """Return when the task of a request has ended; one that is cancelled in this ends it."""
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        # Awaiting the task itself would pass this on as well, but a request that is
+        # cancelled ends without an error, and we would go on as if nothing had been.
+        task.cancel()
+        await asyncio.wait([task])
+        raise
 
 
 def _is_of_this_package(function: object) -> bool:

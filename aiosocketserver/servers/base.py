@@ -11,17 +11,13 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Annotated, Any, Self, Unpack
 
-from ..logs.client_log import ClientLog
 from ..options import table as option
 from ..options.keywords import ServerOptions
 from ..options.of_classes import apply_options
 from ..requests import watchdog
-from ..requests.children import live_servers
-from ..requests.entries import InProgress
 from ..requests.failures import awaitable
 from ..requests.handler_kinds import handler_kind
-from ..requests.pipeline import RequestPipeline
-from ..requests.registry import RequestsInProgress
+from ..requests.pipeline import RequestPipeline, until_ended
 from ..requests.times import RequestTimes
 from ..requests.views import RequestInProgress, view_of
 from ..sockets.readiness import is_ready, until_readable
@@ -120,7 +116,6 @@ class BaseServer(RequestPipeline):
         self._fatal: BaseException | None = None
         self._waiting_for_one = False
         self._closed = False
-        live_servers.add(self)
 
     # Serving
 
@@ -189,7 +184,8 @@ class BaseServer(RequestPipeline):
         self._check_listening()
         if self._loop is not loop:
             self._client_log.end()
-            self._loop = self._client_log.loop = loop
+            self._loop = loop
+            self._client_log.loop = loop
             self._use_threads()
             self._requests.forget_ended()
             if self.request_timeout is not None:
@@ -237,7 +233,7 @@ class BaseServer(RequestPipeline):
             self._waiting_for_one = False
         await self._serve_one(request, client_address)
         await self._requests.wait_started()
-        await self._wait_closed()
+        await self._stages.wait_closed()
         await self._raise_fatal()
 
     async def _next_request(self, loop: asyncio.AbstractEventLoop) -> tuple[Any, Any]:
@@ -364,10 +360,7 @@ class BaseServer(RequestPipeline):
         # entry that it goes on from has no outcome any more, comes first, and is left out.
         entries = sorted(self._requests, key=lambda entry: (entry.id, entry.outcome != ""))
         latest = {entry.id: entry for entry in entries}
-        return [view_of(entry, self._waits_for(entry)) for entry in latest.values()]
-
-    def _waits_for(self, entry: InProgress) -> str | None:
-        return entry.waits_for()
+        return [view_of(entry, self._stages.waits_for(entry)) for entry in latest.values()]
 
     # What the kinds of sockets fill in
 
@@ -379,16 +372,12 @@ class BaseServer(RequestPipeline):
         """What get_request() returns. Never waits: BlockingIOError when there is none."""
         return self.get_request()
 
-    def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Called before the server uses another loop than before."""
-
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Accept, or accept again after `_suspend_accepting`."""
         raise TypeError(f"{type(self).__qualname__} has no socket: derive it from TCPServer")
 
     def _suspend_accepting(self) -> None:
         """Accept nothing for now; what waits in the kernel can still be drained."""
-        raise NotImplementedError
 
     def _stop_accepting(self) -> None:
         """Accept nothing more."""
@@ -399,20 +388,11 @@ class BaseServer(RequestPipeline):
     async def _drain(self) -> None:
         """Take what waits to be accepted, then accept nothing more."""
 
-    def _end_unheard(self) -> None:
-        """End the connections whose client has said nothing yet, or says nothing more."""
-
-    async def _wait_closed(self) -> None:
-        """Return when the sockets of the requests that have ended are closed."""
-
-    def _abort_closing(self) -> None:
-        """Close the sockets that are still on their way to being closed."""
-
     def _check_listening(self) -> None:
         """Raise RuntimeError when the socket cannot accept requests."""
 
     async def _serve_one(self, request: Any, client_address: Any) -> None:
-        raise NotImplementedError
+        await until_ended(self._start_request(request, client_address))
 
     def _room_made(self) -> None:
         """Called when a request has ended."""
@@ -426,12 +406,8 @@ class BaseServer(RequestPipeline):
         return len(self._requests) < self._max_requests()
 
     def _close_in_child(self, kept: object) -> None:
-        """In a forked child: let go of the loop and of all descriptors but that of `kept`."""
-        self._loop = None
         self._loop_thread = None
-        # Another thread may have had the old one's lock when this process was forked.
-        self._client_log = ClientLog()
-        self._requests = RequestsInProgress(self._room_made, self.statistics)
+        super()._close_in_child(kept)
 
 
 def cannot_watch(loop: asyncio.AbstractEventLoop) -> RuntimeError:

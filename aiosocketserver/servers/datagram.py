@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from ..options import table as option
-from ..requests.entries import InTask, current
+from ..requests.entries import current
 from ..requests.handler_kinds import HandlerKind
+from ..requests.stages import Stages
 from ..sockets.datagram import DatagramSocket, kernel_drops
 from ..sockets.datagram_errors import cannot_be_answered
 from ..sockets.datagram_receiver import Arrival, DatagramReceiver
 from ..sockets.plain_socket import is_error_of
-from ..sockets.timeouts import never_wait_to_read, put_back, set_while_read
+from ..sockets.timeouts import never_wait_to_read
 from .dispatcher import DatagramDispatcher
 from .legacy_datagram_socket import LegacyDatagramSocket
-from .stream import TCPServer
+from .socket_server import SocketServer
 
 
-class UDPServer(TCPServer):
+class Datagrams(Stages):
+    """The datagrams of one server."""
+
+    def __init__(self, server: UDPServer) -> None:
+        self._server = server
+
+    def is_clients_fault(self, error: BaseException, request: Any) -> bool:
+        if self._server._kind is HandlerKind.COROUTINE:
+            match request:
+                case (_, DatagramSocket() as sock):
+                    return is_error_of(error, sock)
+                case _:
+                    return False
+        entry = current.get()
+        return entry is not None and cannot_be_answered(
+            error, entry.client_address, self._server.address_family
+        )
+
+
+class UDPServer(SocketServer):
     """A server on UDP sockets, whose handlers get one datagram each.
 
     Handlers run at the same time, so that answers may leave in another order than the
@@ -36,30 +56,6 @@ class UDPServer(TCPServer):
     max_concurrency: Annotated[int, option.max_concurrency] = 1024
     max_queue: Annotated[int, option.max_queue] = 1024
 
-    without_options: ClassVar[frozenset[str]] = frozenset(
-        {
-            "end_when_draining",
-            "handshake_timeout",
-            "idle_timeout",
-            "ipv6_prefix_length",
-            "linger_timeout",
-            "max_block_size",
-            "max_connections",
-            "max_connections_per_host",
-            "max_line_size",
-            "proxy_protocol",
-            "proxy_timeout",
-            "proxy_trusted",
-            "read_timeout",
-            "request_queue_size",
-            "ssl_context",
-            "tcp_keep_alive",
-            "tls_reload_interval",
-            "write_timeout",
-        }
-    )
-    """Options of `TCPServer` that would do nothing here; the constructor refuses them."""
-
     # Whether a sender waits while the socket's buffer is full, so that nothing is lost.
     _reliable = False
 
@@ -67,6 +63,9 @@ class UDPServer(TCPServer):
 
     _dispatcher: DatagramDispatcher | None = None
     _datagram_socket: DatagramSocket | None = None
+
+    def _make_parts(self) -> None:
+        self._stages = Datagrams(self)
 
     @property
     def datagrams_dropped_by_kernel(self) -> int | None:
@@ -86,13 +85,6 @@ class UDPServer(TCPServer):
         data, client_address, receiver.last = receiver.receive()
         return (data, self.socket), client_address
 
-    def shutdown_request(self, request: Any) -> None:
-        """Nothing is to be shut down, so only `close_request` is called. May be overridden."""
-        self.close_request(request)
-
-    def close_request(self, request: Any) -> None:
-        """Nothing is to be closed. May be overridden."""
-
     # Serving
 
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -108,13 +100,9 @@ class UDPServer(TCPServer):
         # Legacy handlers send on it, and wait in the kernel until there is room.
         return 0.0 if self._kind is HandlerKind.COROUTINE else None
 
-    def _check_listening(self) -> None:
-        # TCPServer's does not apply.
-        pass
-
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._dispatcher is None:
-            self._timeout_before_serving = set_while_read(self.socket, self._timeout_while_read())
+            self._begin_reading()
             self._dispatcher = DatagramDispatcher(
                 loop,
                 self.socket,
@@ -142,19 +130,17 @@ class UDPServer(TCPServer):
             self._dispatcher.stop()
 
     def server_close(self) -> None:
-        """Stop receiving and close the socket. See `TCPServer.server_close`."""
+        """Stop receiving and close the socket. See `SocketServer.server_close`."""
         if self._datagram_socket is not None:
             self._datagram_socket._stop()
         super().server_close()
 
     def _stop_accepting(self) -> None:
-        # TCPServer's has a listener to stop, which there is not.
         super()._stop_accepting()
         if self._dispatcher is not None:
             self._dispatcher.end()
             self._dispatcher = None
-            if self.socket.fileno() >= 0:
-                put_back(self.socket, self._timeout_before_serving)
+            self._end_reading()
 
     async def _drain(self) -> None:
         if self._dispatcher is not None:
@@ -195,8 +181,8 @@ class UDPServer(TCPServer):
     def _next_of_override(self) -> tuple[Any, Any]:
         """What an overridden get_request() returns, which may read as it likes."""
         receiver = self._receiver_of_socket()
-        # Like TCPServer's look whether there is one; and it tells what a plain recvfrom()
-        # does not.
+        # To see whether there is one, as TCPServer does; and it tells what a plain
+        # recvfrom() does not.
         peeked = receiver.last = receiver.peek()
         request, client_address = self.get_request()
         arrival = self._receiver_of_socket().last
@@ -226,21 +212,6 @@ class UDPServer(TCPServer):
             assert self._datagram_socket is not None
             return self._datagram_socket._of(arrival)
         return LegacyDatagramSocket(self, arrival or Arrival(client_address))
-
-    def _prepared(self, entry: InTask) -> Any:
-        return entry.request
-
-    def _is_clients_fault(self, error: BaseException, request: Any) -> bool:
-        if self._kind is HandlerKind.COROUTINE:
-            match request:
-                case (_, DatagramSocket() as sock):
-                    return is_error_of(error, sock)
-                case _:
-                    return False
-        entry = current.get()
-        return entry is not None and cannot_be_answered(
-            error, entry.client_address, self.address_family
-        )
 
     def _close_in_child(self, kept: object) -> None:
         self._dispatcher = self._datagram_socket = self._receiver = None

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from ..logs.client_log import ClientLog
 from ..requests.entries import InProgress, InThread, current
 from ..requests.registry import RequestsInProgress
+from ..requests.stages import Stages
 from ..requests.statistics import Statistics
 from ..requests.threads import ThreadPool
 from ..sockets.last_waits import LastWaits
@@ -48,23 +49,15 @@ class DrainingHost(Protocol):
     _threads: ThreadPool
     _client_log: ClientLog
 
+    @property
+    def _stages(self) -> Stages: ...
+
     def _stop_accepting(self) -> None:
         """Accept nothing more."""
         ...
 
     async def _drain(self) -> None:
         """Take what waits to be accepted, then accept nothing more."""
-
-    def _end_unheard(self) -> None:
-        """End the connections whose client has said nothing yet, or says nothing more."""
-        ...
-
-    async def _wait_closed(self) -> None:
-        """Return when the sockets of the requests that have ended are closed."""
-
-    def _abort_closing(self) -> None:
-        """Close the sockets that are still on their way to being closed."""
-        ...
 
 
 class Draining:
@@ -75,6 +68,11 @@ class Draining:
         # Requests that are not waited for: their own code waits for the end of the others, or
         # they were abandoned by an earlier shutdown.
         self._exempt: set[InProgress] = set()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server drains."""
+        return self._server.drain_event.is_set()
 
     async def end_requests(self, timeout: float | None) -> ShutdownReport:
         """Let the requests end, and cut those that have not after `timeout` seconds."""
@@ -127,7 +125,7 @@ class Draining:
             for entry in server._requests.awaited(self._exempt):
                 if isinstance(entry, InThread):
                     entry.end_if_idle()
-            server._end_unheard()
+            server._stages.end_unheard()
             await asyncio.sleep(_LOOK)
 
     async def _all_gone(self, timeout: float | None) -> bool:
@@ -137,7 +135,7 @@ class Draining:
             async with asyncio.timeout(timeout):
                 await server._drain()
                 await server._requests.wait(self._exempt)
-                await server._wait_closed()
+                await server._stages.wait_closed()
         except TimeoutError:
             return False
         return True
@@ -153,10 +151,10 @@ class Draining:
             return 0
         for request in server._requests.awaited(self._exempt):
             request.abort()
-        server._abort_closing()
+        server._stages.abort_closing()
         if await self._all_gone(_GRACE):
             return 0
-        server._abort_closing()
+        server._stages.abort_closing()
         abandoned = server._requests.awaited(self._exempt)
         # A later shutdown leaves them alone too.
         self._exempt.update(abandoned)

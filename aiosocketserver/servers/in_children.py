@@ -109,7 +109,7 @@ class ForkingMixIn(_Base):
             except BaseException as error:
                 if exit_in(error) is not None:
                     raise
-                status = 0 if self._is_clients_fault(error, request) else 1
+                status = 0 if self._stages.is_clients_fault(error, request) else 1
                 self._failures.tell_legacy(request, client_address)
             finally:
                 self.shutdown_request(request)

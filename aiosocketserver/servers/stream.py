@@ -5,34 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import select
 import socket
 import threading
-from collections.abc import Callable
-from typing import Annotated, Any, TypeGuard, Unpack, cast
+from collections.abc import Callable, Collection, Sequence
+from typing import Annotated, Any, Literal, TypeGuard, cast
 
 from ..optional_ssl import has_ssl, ssl
 from ..options import table as option
-from ..options.keywords import ServerOptions
 from ..requests.handler_kinds import HandlerKind
+from ..requests.pipeline import until_ended
 from ..sockets.lingering import ClosingSocket, TLSEnd, linger
 from ..sockets.readiness import is_ready
 from ..sockets.stream import StreamSocket
-from ..sockets.timeouts import put_back, set_while_read
+from ..sockets.time_limits import TimeLimits
 from ..sockets.tls_ending import SSLSocketEnd
-from ..sockets.unix import AF_UNIX
 from . import addresses
-from .certificates import CertificateWatch
-from .connections import ConnectionServer
-from .given_socket import check_given_socket
+from .admission import Admission
+from .certificates import CertificateWatch, ContextSource
+from .connections import Connections
 from .listener import Listener, is_listening
-from .socket_paths import SocketPath
+from .socket_server import SocketServer
 from .taking import Taking
 
 
-class TCPServer(ConnectionServer):
-    """A server on TCP sockets, and the base of those on other sockets.
+class TCPServer(SocketServer):
+    """A server on TCP sockets, and the base of those on Unix stream sockets.
 
     For methods and hooks see `BaseServer`. The constructor binds and listens, unless
     `bind_and_activate` is False, and `server_address` holds the real address, with the
@@ -44,113 +44,54 @@ class TCPServer(ConnectionServer):
     - socket_type: `socket.SOCK_STREAM`
     """
 
-    address_family: Annotated[int, option.address_family] = socket.AF_INET
     socket_type: int = socket.SOCK_STREAM
     request_queue_size: Annotated[int, option.request_queue_size] = 1024
-    allow_reuse_address: Annotated[bool, option.allow_reuse_address] = True
-    allow_reuse_port: Annotated[bool, option.allow_reuse_port] = False
     tcp_keep_alive: Annotated[int | None, option.tcp_keep_alive] = 60
-    # Whether nothing follows the next shutdown.
-    _closes_when_drained = False
+    linger_timeout: Annotated[float, option.linger_timeout] = 2.0
+    max_connections: Annotated[int | None, option.max_connections] = None
+    max_connections_per_host: Annotated[int | None, option.max_connections_per_host] = None
+    ipv6_prefix_length: Annotated[int, option.ipv6_prefix_length] = 64
+    ssl_context: Annotated[
+        ssl.SSLContext | Callable[[], ssl.SSLContext] | None, option.ssl_context
+    ] = None
+    tls_reload_interval: Annotated[float | None, option.tls_reload_interval] = None
+    handshake_timeout: Annotated[float | None, option.handshake_timeout] = 30.0
+    read_timeout: Annotated[float | None, option.read_timeout] = None
+    idle_timeout: Annotated[float | None, option.idle_timeout] = None
+    write_timeout: Annotated[float | None, option.write_timeout] = 60.0
+    proxy_protocol: Annotated[Literal["off", "optional", "required"], option.proxy_protocol] = "off"
+    proxy_trusted: Annotated[Collection[str], option.proxy_trusted] = ()
+    proxy_timeout: Annotated[float | None, option.proxy_timeout] = 5.0
 
     max_line_size: int = 64 * 1024
     max_block_size: int = 16 * 1024 * 1024
-    unix_mode: Annotated[int | None, option.unix_mode] = None
-    unix_owner: Annotated[int | str | None, option.unix_owner] = None
-    unix_group: Annotated[int | str | None, option.unix_group] = None
 
-    def __init__(
-        self,
-        server_address: Any,
-        RequestHandlerClass: Callable[..., Any],
-        bind_and_activate: bool = True,
-        *,
-        sock: socket.socket | None = None,
-        **options: Unpack[ServerOptions],
-    ) -> None:
-        """Make the server; bind and listen unless `bind_and_activate` is False. May be extended.
+    # Whether nothing follows the next shutdown.
+    _closes_when_drained = False
 
-        - sock: a socket that is bound, for the server to have as its own; the address is
-          None then. `server_bind` is not called, so nothing is done that belongs to
-          binding (allow_reuse_address, unix_mode, ...), and the path of a Unix socket
-          stays at the end. `server_activate` is called as without, also for a socket that
-          listens already: with `bind_and_activate=False` it keeps the backlog that it has
+    # Whether legacy handlers run on the loop's thread.
+    _legacy_on_loop = False
 
-        Beside what `BaseServer` raises: TypeError or ValueError for an address of the
-        wrong form or a socket that cannot be served on, `socket.gaierror` for a name that
-        does not resolve, and OSError, which names the address, when it cannot be bound.
-        When it raises, `sock` is left open, and is the caller's.
-        """
-        super().__init__(server_address, RequestHandlerClass, **options)
+    _connections_class: type[Connections] = Connections
+
+    def _make_parts(self) -> None:
+        self._tls = None if self.ssl_context is None else ContextSource(self.ssl_context)
+        if self.tls_reload_interval is not None and not (self._tls and self._tls.has_files()):
+            raise ValueError(
+                f"{type(self).__qualname__}.tls_reload_interval needs an ssl_context that tells "
+                "its `files`, as aiosocketserver.CertificateFiles(certfile, keyfile)"
+            )
+        self._admission = Admission(self)
+        self._connections = self._connections_class(self, admission=self._admission, tls=self._tls)
+        self._stages = self._connections
         self._listener: Listener | None = None
         self._watch: CertificateWatch | None = None
-        self._timeout_before_serving: float | None = None
         # For a get_request() that is overridden.
         self._taking: Taking | None = None
-        # Of a Unix socket that server_bind() has bound.
-        self._path: SocketPath | None = None
-        if sock is not None:
-            check_given_socket(
-                sock, family=self.address_family, kind=self.socket_type, address=server_address
-            )
-            self._take_over(sock)
-        else:
-            family = addresses.family_of(server_address, self.address_family)
-            if family != self.address_family:
-                self.address_family = family
-            self.server_address = addresses.without_none(server_address)
-            self.socket = socket.socket(self.address_family, self.socket_type)
-        if bind_and_activate:
-            try:
-                if sock is None:
-                    self.server_bind()
-                self.server_activate()
-            except BaseException:
-                if sock is not None:
-                    # For server_close() to close: the socket itself stays the caller's.
-                    self.socket = sock.dup()
-                self.server_close()
-                raise
-
-    def _take_over(self, sock: socket.socket) -> None:
-        """Have an open socket as the server's own."""
-        self.socket = sock
-        self.server_address = sock.getsockname()
-        self.address_family = sock.family
-        self.socket_type = sock.type
-
-    def server_bind(self) -> None:
-        """Called by the constructor to bind the socket. May be overridden."""
-        if self.address_family != AF_UNIX:
-            if self.allow_reuse_address:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self.allow_reuse_port:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._path = addresses.bind(
-            self.socket,
-            self.server_address,
-            unix_mode=self.unix_mode,
-            unix_owner=self.unix_owner,
-            unix_group=self.unix_group,
-        )
-        self.server_address = self.socket.getsockname()
 
     def server_activate(self) -> None:
         """Called by the constructor to listen. May be overridden."""
         self.socket.listen(self.request_queue_size)
-
-    def server_close(self) -> None:
-        """Stop accepting and close the listening socket; requests in progress go on.
-
-        Removes the path of a Unix socket if `server_bind` has made it and it is still this
-        server's. Never waits on the loop's thread: `shutdown` does. May be overridden.
-        """
-        super().server_close()
-        path, self._path = self._path, None
-        if path is None:
-            self.socket.close()
-        else:
-            path.close(self.socket)
 
     def reload_tls(self) -> None:
         """Make the TLS context anew; connections from now on use it, others go on.
@@ -202,6 +143,21 @@ class TCPServer(ConnectionServer):
         """Close an individual request. May be overridden."""
         request.close()
 
+    def handle_refusal(self, request: Any, client_address: Any, reason: str) -> None:
+        """Called when a connection is refused, just before it is closed. May be overridden.
+
+        `reason` is the name of the option that it would exceed or does not meet. On the
+        loop's thread, between two connections that are accepted: it must be quick. The
+        default logs at level DEBUG, because who sends a flood should not fill a disk.
+        """
+        self._client_log.log(
+            ("refused", reason),
+            logging.DEBUG,
+            "a connection of %r was refused: %s",
+            client_address,
+            reason,
+        )
+
     def _linger(self, sock: socket.socket) -> None:
         """Keep a legacy handler's connection until its client has everything.
 
@@ -218,7 +174,7 @@ class TCPServer(ConnectionServer):
 
     def _hand_over(self, sock: ClosingSocket, tls: TLSEnd | None = None) -> None:
         """Have the loop close a connection; where there is none, do it here, blocking."""
-        lingering = self._lingering
+        lingering = self._connections.lingering
         if lingering is None:
             linger(sock, self.linger_timeout, tls)
         elif threading.get_ident() == self._loop_thread:
@@ -252,12 +208,20 @@ class TCPServer(ConnectionServer):
 
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
         super()._loop_changed(loop)
+        limits = TimeLimits(
+            handshake_timeout=self.handshake_timeout,
+            read_timeout=self.read_timeout,
+            idle_timeout=self.idle_timeout,
+            write_timeout=self.write_timeout,
+            on_timed_out=self._failures.on_timed_out,
+        )
+        self._connections.attach(loop, self.linger_timeout, limits, on_closed=self._room_made)
         # Connections have it from the socket that they are accepted on.
         addresses.keep_alive(self.socket, self.tcp_keep_alive)
 
     def _start_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._listener is None:
-            self._timeout_before_serving = set_while_read(self.socket, self._timeout_while_read())
+            self._begin_reading()
             self._listener = Listener(
                 loop,
                 self.socket,
@@ -265,7 +229,7 @@ class TCPServer(ConnectionServer):
                     self._next_request_if_any if self._overrides_get_request else self.get_request
                 ),
                 may_accept=self._may_accept,
-                on_request=self._on_connection,
+                on_request=self._admission.on_connection,
                 ends_server=self._failures.ends_server,
                 on_pause=self._count_pause,
             )
@@ -293,9 +257,6 @@ class TCPServer(ConnectionServer):
         finally:
             taking.end()
 
-    def _count_pause(self) -> None:
-        self.statistics.accept_pauses += 1
-
     def _suspend_accepting(self) -> None:
         if self._listener is not None:
             self._listener.suspend()
@@ -308,7 +269,7 @@ class TCPServer(ConnectionServer):
         if self._listener is not None:
             self._listener.stop()
             self._listener = None
-            put_back(self.socket, self._timeout_before_serving)
+            self._end_reading()
 
     async def _drain(self) -> None:
         if self._listener is not None:
@@ -317,22 +278,34 @@ class TCPServer(ConnectionServer):
                 # Who comes now is refused at once, and not reset at the end.
                 self.server_close()
 
+    async def _serve_one(self, request: Any, client_address: Any) -> None:
+        task = self._admission.take_on(request, client_address)
+        if task is not None:
+            await until_ended(task)
+
+    def _max_requests(self) -> int:
+        return self._admission.limited(super()._max_requests())
+
     def _room_made(self) -> None:
-        for server in self._sharing or (self,):
-            server._resume()
+        self._admission.room_made()
+
+    def _closing(self) -> int:
+        return self._connections.closing()
 
     def _resume(self) -> None:
         if self._listener is not None:
             self._listener.resume()
 
     def _close_in_child(self, kept: object) -> None:
-        # They are the parent's, also when the handler calls server_close().
         self._listener = None
-        self._path = None
-        # The child that serves a datagram of this server answers on its socket.
-        if not _is_datagram_of(self.socket, kept):
-            self.socket.close()
         super()._close_in_child(kept)
+
+
+def share_max_connections(servers: Sequence[TCPServer]) -> None:
+    """Have the `max_connections` of each be for all of them together, before they serve."""
+    admissions = [server._admission for server in servers]
+    for each in admissions:
+        each.sharing = admissions
 
 
 def _accept_without_handshake(sock: ssl.SSLSocket) -> tuple[ssl.SSLSocket, Any]:
@@ -359,14 +332,6 @@ def _is_ssl_socket(request: object) -> TypeGuard[ssl.SSLSocket]:
 def _is_encrypted(request: object) -> TypeGuard[ssl.SSLSocket]:
     """Whether it is a legacy handler's connection on which TLS has begun and not ended."""
     return _is_ssl_socket(request) and request.fileno() >= 0 and request.version() is not None
-
-
-def _is_datagram_of(sock: socket.socket, request: object) -> bool:
-    """Whether a request is answered on `sock`, as it is or as its handler sees it."""
-    if not isinstance(request, tuple):
-        return False
-    parts = cast("tuple[object, ...]", request)
-    return any(part is sock or getattr(part, "_sock", None) is sock for part in parts)
 
 
 if hasattr(socket, "AF_UNIX"):

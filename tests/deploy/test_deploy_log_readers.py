@@ -164,16 +164,18 @@ class Reader(threading.Thread):
 
     def __init__(self, pipe: IO[bytes]) -> None:
         super().__init__(daemon=True)
-        self._pipe = pipe
+        # Its own, which nobody closes while it reads.
+        self._descriptor = os.dup(pipe.fileno())
         self._came = threading.Condition()
         self.text = ""
         self.start()
 
     def run(self) -> None:
-        while block := os.read(self._pipe.fileno(), 64 * 1024):
-            with self._came:
-                self.text += block.decode()
-                self._came.notify_all()
+        with open(self._descriptor, "rb", buffering=0) as pipe:
+            while block := pipe.read(64 * 1024):
+                with self._came:
+                    self.text += block.decode()
+                    self._came.notify_all()
 
     def wait_for(self, condition: Callable[[str], object]) -> None:
         with self._came:

@@ -143,10 +143,11 @@ def test_no_other_socket_is_opened(
 def test_a_server_gets_the_options_that_it_has(tcp: OpenSocket, udp: OpenSocket) -> None:
     options = {"max_connections": 3, "max_queue": 4, "request_timeout": 5.0}
     server = make_server(Echo, tcp, options)
+    assert isinstance(server, TCPServer)
     assert (server.max_connections, server.request_timeout) == (3, 5.0)
     datagrams = make_server(Datagram, udp, options)
     assert isinstance(datagrams, UDPServer)
-    assert (datagrams.max_connections, datagrams.max_queue) == (None, 4)
+    assert (datagrams.request_timeout, datagrams.max_queue) == (5.0, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """syslog_sink.py with logger, and what is in its database when the process has been killed."""
 
+import itertools
 import signal
 import socket
 import sqlite3
@@ -62,21 +63,24 @@ def test_what_was_acknowledged_survives_a_kill(loop: str, tmp_path: Path) -> Non
     stop = threading.Event()
 
     def send(port: int, name: str) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.settimeout(0.2)
-            sender.connect(("127.0.0.1", port))
-            number = 0
-            while not stop.is_set():
-                message = f"{name} {number}"
-                number += 1
+        for number in itertools.count():
+            message = f"{name} {number}"
+            # One for each: what acknowledges an earlier message, too late, is for nobody.
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.settimeout(0.2)
+                sender.connect(("127.0.0.1", port))
                 try:
                     sender.send(message.encode())
                     assert sender.recv(10) == b"ok"
                 except OSError:
+                    if stop.is_set():
+                        return
                     continue
-                acknowledged.add(message)
-                if number >= 50:
-                    enough.release()
+            acknowledged.add(message)
+            if number >= 50:
+                enough.release()
+            if stop.is_set():
+                return
 
     enough = threading.Semaphore(0)
     arguments = ("--acknowledge", str(database), "udp://127.0.0.1:0")

@@ -165,7 +165,7 @@ async def test_cancelled_at_each_suspension(tls: bool, tmp_path: Path) -> None:
             async with connect() as (reader, writer):
                 received = await talk(reader, writer)
             await until(lambda: not server.requests())
-            await until(lambda: not server._lingering)
+            await until(lambda: not server._connections.closing())
             assert received.startswith(CancelledSession.acknowledged), f"suspension {at}"
             assert server.statistics.handlers_failed == 0, f"suspension {at}"
             gc.collect()

@@ -12,6 +12,7 @@ import pytest
 
 from aiosocketserver import (
     BaseRequestHandler,
+    BaseServer,
     ForkingTCPServer,
     StreamRequestHandler,
     TCPServer,
@@ -52,7 +53,7 @@ class LegacyDoes(socketserver.StreamRequestHandler):
         self.wfile.write(line)
 
 
-def observed(server: TCPServer) -> list[RequestEnd]:
+def observed(server: BaseServer) -> list[RequestEnd]:
     ends: list[RequestEnd] = []
     server._requests.observers.append(ends.append)
     return ends

@@ -61,7 +61,7 @@ def failing(error: BaseException) -> type[Failing]:
     return type("Handler", (Failing,), {"error": error})
 
 
-async def serving(server: TCPServer, check: Callable[[], Awaitable[object]]) -> None:
+async def serving(server: TCPServer | UDPServer, check: Callable[[], Awaitable[object]]) -> None:
     """Serve with serve_forever(), which has to go on until the shutdown."""
     async with server:
         task = asyncio.create_task(server.serve_forever())
@@ -175,7 +175,7 @@ async def test_a_hook_of_limits_that_fails_is_told(
 
 @pytest.mark.parametrize("kind", [TCPServer, UDPServer])
 async def test_a_get_request_that_fails_is_told_and_called_again(
-    kind: type[TCPServer], error: BaseException, caplog: pytest.LogCaptureFixture
+    kind: type[TCPServer | UDPServer], error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Answering(DatagramRequestHandler):
         async def handle(self) -> None:
@@ -410,7 +410,7 @@ def test_a_forgotten_handler_is_closed_without_a_word(caplog: pytest.LogCaptureF
             await begun.wait()
             coroutines[0].close()
             requests[0].close()
-            await server._wait_closed()
+            await server._stages.wait_closed()
 
     loop.run_until_complete(serve_one())
     assert steps == ["begun", "closed"]

@@ -47,7 +47,7 @@ class LegacyUpper(socketserver.BaseRequestHandler):
             self.request.sendall(self.request.recv(100).upper())
 
 
-def classes(name: str) -> Iterator[tuple[type[TCPServer], Any]]:
+def classes(name: str) -> Iterator[tuple[type[TCPServer | UDPServer], Any]]:
     """The server class of that name and those with mix-ins, each with a handler for it."""
     for mix_in in ("", "Threading", "Forking", "Greenlet"):
         found = getattr(aiosocketserver, f"{mix_in}{name}", None)
@@ -72,7 +72,7 @@ def opened(family: int, kind: int, folder: Path) -> socket.socket:
     return sock
 
 
-async def answer(server: TCPServer, question: bytes, folder: Path) -> bytes:
+async def answer(server: TCPServer | UDPServer, question: bytes, folder: Path) -> bytes:
     """What a client of a server of any kind is told."""
     if server.socket_type == socket.SOCK_STREAM:
         return await ask(server.server_address, question)
@@ -101,7 +101,7 @@ KINDS = [
     [(c, h, family, kind) for name, family, kind in KINDS for c, h in classes(name)],
 )
 async def test_every_server_class_serves_on_a_socket_that_is_bound(
-    server_class: type[TCPServer], handler: Any, family: int, kind: int, folder: Path
+    server_class: type[TCPServer | UDPServer], handler: Any, family: int, kind: int, folder: Path
 ) -> None:
     sock = opened(family, kind, folder)
     address = sock.getsockname()
@@ -264,7 +264,7 @@ def one_of_a_pair(folder: Path) -> socket.socket:
     return sock
 
 
-WRONG: list[tuple[type[TCPServer], Callable[[Path], Any], type[Exception], str]] = [
+WRONG: list[tuple[type[TCPServer | UDPServer], Callable[[Path], Any], type[Exception], str]] = [
     (TCPServer, lambda _: 5, TypeError, "sock must be a socket.socket that is bound, and is 5"),
     (TCPServer, lambda _: LOCALHOST, TypeError, "must be a socket.socket that is bound, and is ("),
     (TCPServer, secured, TypeError, "for an encrypted server give the context as ssl_context"),
@@ -313,7 +313,7 @@ WRONG: list[tuple[type[TCPServer], Callable[[Path], Any], type[Exception], str]]
 
 @pytest.mark.parametrize(("server_class", "make", "error", "message"), WRONG)
 def test_a_socket_that_cannot_be_served_on_is_told_and_stays_open(
-    server_class: type[TCPServer],
+    server_class: type[TCPServer | UDPServer],
     make: Callable[[Path], Any],
     error: type[Exception],
     message: str,
@@ -339,7 +339,7 @@ def test_another_address_beside_it_is_told(address: Any, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("server_class", [TCPServer, UDPServer])
-def test_without_a_socket_an_address_is_needed(server_class: type[TCPServer]) -> None:
+def test_without_a_socket_an_address_is_needed(server_class: type[TCPServer | UDPServer]) -> None:
     with pytest.raises(TypeError, match=r"must be a \(host, port\) tuple, and is None"):
         server_class(None, Upper)
 

@@ -21,7 +21,7 @@ from aiosocketserver import (
     UnixStreamServer,
 )
 from aiosocketserver.requests.hosts import HostCounts, host_of
-from aiosocketserver.servers.connections import share_max_connections
+from aiosocketserver.servers.stream import share_max_connections
 from tests.support import Peer, ask, client_of, until, until_queued
 
 LOCALHOST = ("127.0.0.1", 0)
@@ -89,8 +89,8 @@ async def test_a_connection_that_is_closing_counts() -> None:
             assert await first.receive_all() == b"bye\n"
             async with client_of(server.server_address) as second:
                 await until(lambda: not len(server.requests()))
-                assert server._lingering is not None
-                assert len(server._lingering) == 1
+                assert server._connections.lingering is not None
+                assert len(server._connections.lingering) == 1
                 first.sock.close()
                 assert await second.receive_all() == b"bye\n"
 

@@ -235,7 +235,7 @@ async def test_a_peer_that_sends_without_end_is_cut_off(pair: Pair) -> None:
 
 
 async def test_each_has_its_own_time_though_one_timer_does_for_all() -> None:
-    lingering = lingering_sockets(0.05)
+    lingering = lingering_sockets(0.5)
     first, its_peer = non_blocking(socket.socketpair)()
     second, other_peer = non_blocking(socket.socketpair)()
     fill(first)
