@@ -26,7 +26,6 @@ class RequestsInProgress(set[InProgress]):
     def __init__(self, on_room: Callable[[], object], statistics: Statistics) -> None:
         super().__init__()
         self._statistics = statistics
-        statistics.in_progress = self
         # Whether `hosts` or `times` is set.
         self._watched = False
         # Set where the connections of each host are limited.
@@ -88,9 +87,6 @@ class RequestsInProgress(set[InProgress]):
             statistics.handling_time += seconds
             if self.observers:
                 self._tell(request, seconds)
-            if is_stream:
-                statistics.received_before += connection._received
-                statistics.sent_before += connection._total_sent()
         if self._watched:
             if self.hosts is not None:
                 self.hosts.remove(request.client_address)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..sockets.stream import StreamSocket
-from .entries import InProgress
+from ..sockets.traffic import Traffic
 
 
 class RequestEnd(NamedTuple):
@@ -85,14 +83,8 @@ class Statistics:
     datagrams_truncated: int = 0
     """Datagrams longer than `max_packet_size`, of which a handler got the beginning."""
 
-    in_progress: AbstractSet[InProgress] = field(default=frozenset(), repr=False)
-    """The requests that are in progress, for the bytes."""
-
-    received_before: int = field(default=0, repr=False)
-    """What of `bytes_received` belongs to requests that have ended."""
-
-    sent_before: int = field(default=0, repr=False)
-    """What of `bytes_sent` belongs to them."""
+    traffic: Traffic = field(default_factory=Traffic, repr=False)
+    """The bytes, which the connections count themselves."""
 
     @property
     def active(self) -> int:
@@ -104,14 +96,9 @@ class Statistics:
     @property
     def bytes_received(self) -> int:
         """Bytes that handlers on the loop received on their connections, without TLS's own."""
-        return self.received_before + sum(sock._received for sock in self._sockets())
+        return self.traffic.received
 
     @property
     def bytes_sent(self) -> int:
         """Bytes that handlers on the loop sent on their connections, without TLS's own."""
-        return self.sent_before + sum(sock._total_sent() for sock in self._sockets())
-
-    def _sockets(self) -> list[StreamSocket]:
-        # Copied at once, for they come and go on the loop's thread.
-        requests = [entry.request for entry in list(self.in_progress)]
-        return [request for request in requests if isinstance(request, StreamSocket)]
+        return self.traffic.sent

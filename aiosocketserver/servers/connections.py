@@ -17,6 +17,7 @@ from ..requests.failures import Failures
 from ..requests.handler_kinds import HandlerKind
 from ..requests.registry import RequestsInProgress
 from ..requests.stages import Stages
+from ..requests.statistics import Statistics
 from ..sockets.last_waits import FIRST_MESSAGE
 from ..sockets.lingering import LingeringSockets
 from ..sockets.plain_socket import mark
@@ -35,6 +36,7 @@ logger = logging.getLogger("aiosocketserver")
 class ConnectionsHost(Protocol):
     """What the connections ask of their server."""
 
+    statistics: Statistics
     _kind: HandlerKind
     _requests: RequestsInProgress
     _failures: Failures
@@ -117,7 +119,9 @@ class Connections(Stages):
     def watched(self, entry: InTask) -> StreamSocket:
         """Have the loop watch a connection from now on."""
         assert self.lingering is not None
-        connection = StreamSocket(entry.request, self.lingering, self.limits, entry)
+        connection = StreamSocket(
+            entry.request, self.lingering, self.limits, entry, self._server.statistics.traffic
+        )
         entry.request = connection
         if self._server._draining.begun:
             self._server._draining.tell(connection, entry)

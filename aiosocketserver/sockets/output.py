@@ -20,6 +20,7 @@ from .plain_socket import PlainSocket
 from .readiness import is_ready
 from .send_queue import SendQueue
 from .time_limits import TimeLimits, WaitTimeout
+from .traffic import Traffic
 from .waiter import GIVE_WAY, Waiter
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Output(PlainSocket):
         "_stall_timeout",
         "_timeout",
         "_tls",
+        "_traffic",
         "_write_error",
         "_write_timeout",
         "_write_waiter",
@@ -73,6 +75,7 @@ class Output(PlainSocket):
         loop: asyncio.AbstractEventLoop,
         limits: TimeLimits,
         owner: object,
+        traffic: Traffic,
     ) -> None:
         super().__init__(sock, loop)
         self._timeout: float | None = None
@@ -87,6 +90,8 @@ class Output(PlainSocket):
         # Bytes that the handler got, and those that it sent itself, without its `wfile`.
         self._received: int = 0
         self._sent: int = 0
+        # The same for all connections of the server.
+        self._traffic = traffic
         # How many had been received when something was last sent or written.
         self._answered: int = 0
         # Shared with the receiving half: what this connection may do in one turn.
@@ -132,6 +137,7 @@ class Output(PlainSocket):
             raise self._mark(error) from None
         self._credit -= sent + CALL_COST
         self._sent += sent
+        self._traffic.sent += sent
         self._answered = self._received
         return sent
 
@@ -254,6 +260,11 @@ class Output(PlainSocket):
         if self._expired:
             raise self._mark(TimedOut(self._expired))
 
+    def _count_sent(self, count: int) -> None:
+        """Count bytes that leave without another call of the handler's."""
+        self._sent += count
+        self._traffic.sent += count
+
     def _total_sent(self) -> int:
         return self._sent + self._queue.sent
 
@@ -321,7 +332,8 @@ class Output(PlainSocket):
     def _send_pending(self) -> None:
         """Send what the kernel takes now; the writer callback goes on with the rest."""
         queue = self._queue
-        if queue.sent == queue.limit:
+        before = queue.sent
+        if before == queue.limit:
             return
         try:
             queue.send(self._sock.send)
@@ -331,6 +343,7 @@ class Output(PlainSocket):
             # Raised at the next write, flush or finish: nobody waits for it here.
             self._write_error = error.with_traceback(None)
             queue.clear()
+        self._traffic.sent += queue.sent - before
         if self._flush_waiters:
             self._wake_flush_waiters()
         if self._half_close_requested and not queue and not self._sending:

@@ -15,6 +15,7 @@ from .output import CALL_COST, TURN_CREDIT
 from .readiness import is_ready
 from .sending import SendingSide
 from .time_limits import MessageTimeout, TimeLimits
+from .traffic import Traffic
 from .unix import CLOSE_ON_EXEC, descriptors_in, size_of_rights
 from .waiter import CLOCK_RESOLUTION, GIVE_WAY, Waiter
 
@@ -53,8 +54,9 @@ class ReceivingSide(SendingSide):
         loop: asyncio.AbstractEventLoop,
         limits: TimeLimits,
         owner: object,
+        traffic: Traffic,
     ) -> None:
-        super().__init__(sock, loop, limits, owner)
+        super().__init__(sock, loop, limits, owner, traffic)
         self._read_waiter = Waiter(self._loop)
         self._read_timeout: MessageTimeout | None = None
         # Whether a wait for input has to look at any time-out.
@@ -119,6 +121,7 @@ class ReceivingSide(SendingSide):
         self._credit -= count + CALL_COST
         if not flags or not flags & _PEEK:
             self._received += count
+            self._traffic.received += count
         if count < bufsize:
             # Nothing is left in the kernel, unless the call only peeked (flags). Who may
             # not wait has to look each time.
@@ -138,6 +141,7 @@ class ReceivingSide(SendingSide):
         self._credit -= count + CALL_COST
         if not flags or not flags & _PEEK:
             self._received += count
+            self._traffic.received += count
         if count < (nbytes or memoryview(buffer).nbytes):
             # As in _try_recv.
             self._input_expected = (
@@ -195,6 +199,7 @@ class ReceivingSide(SendingSide):
         self._credit -= count + CALL_COST
         if not flags or not flags & _PEEK:
             self._received += count
+            self._traffic.received += count
         # A message with descriptors ends a read early, so a short one says nothing of
         # what is left (unix(7)).
         self._peer_closed = not count

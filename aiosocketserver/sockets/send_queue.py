@@ -85,6 +85,6 @@ class SendQueue:
             self._writes[:count] = [b"".join(self._writes[:count])]
 
     def clear(self) -> None:
-        """Forget everything: the connection is broken."""
+        """Forget what has not been sent: the connection is broken."""
         self._writes.clear()
-        self.sent = self.limit = self.queued
+        self.limit = self.queued = self.sent

@@ -171,7 +171,7 @@ class SendingSide(Output):
         queue = self._queue
         if self._tls is not None and queue.sent == queue.limit:
             # A send that was cancelled or timed out: what was encrypted of it leaves.
-            self._sent += self._tls.disown()
+            self._count_sent(self._tls.disown())
         queue.release()
         if queue.queued != queue.sent:
             self._flush_soon()

@@ -20,6 +20,7 @@ from .send_queue import SendQueue
 from .time_limits import NO_LIMITS, Deadline, TimeLimits
 from .tls_channel import TLSChannel
 from .tls_ending import ChannelEnd
+from .traffic import Traffic
 from .unix import PeerCredentials, peer_credentials
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class StreamSocket(ReceivingSide):
         lingering: LingeringSockets,
         limits: TimeLimits = NO_LIMITS,
         owner: object = None,
+        traffic: Traffic | None = None,
     ) -> None:
         if getattr(type(sock), "recv", None) is not socket.socket.recv:
             raise TypeError(
@@ -69,7 +71,7 @@ class StreamSocket(ReceivingSide):
                 "self.request.start_tls(context) in the handler"
             )
         sock.setblocking(False)
-        super().__init__(sock, lingering.loop, limits, owner)
+        super().__init__(sock, lingering.loop, limits, owner, traffic or Traffic())
         self._lingering = lingering
         self._linger = True
 
@@ -130,6 +132,8 @@ class StreamSocket(ReceivingSide):
         ends, self._ends_when_draining = self._ends_when_draining, False
         limit = self._limits.handshake_timeout
         on_late = functools.partial(self._strike, "handshake_timeout")
+        # What TLS needs for itself is not counted.
+        traffic, self._traffic = self._traffic, Traffic()
         deadline = None if limit is None else Deadline(self._loop, limit, on_late)
         try:
             self._tls = await self._shake_hands(context)
@@ -141,6 +145,7 @@ class StreamSocket(ReceivingSide):
             if deadline is not None:
                 deadline.cancel()
             self._receiving = False
+            self._traffic = traffic
             self._end_sending()
             self._ends_when_draining = ends
             self._opening = self._received, self._loop.time()
@@ -154,7 +159,7 @@ class StreamSocket(ReceivingSide):
                 or (received := self._try_recv(_HANDSHAKE_SIZE)) is None
             ):
                 await self._input()
-            # What TLS needs for itself is not counted, but the client has begun to speak.
+            # Not counted here either, but the client has begun to speak.
             self._received -= len(received)
             self._opening = self._received, self._loop.time()
             try:
@@ -237,12 +242,13 @@ class StreamSocket(ReceivingSide):
             sock = tls.sock
         # What a sendall() under way still holds back would come after a torn message.
         queue, self._queue = self._queue, SendQueue()
-        self._sent += queue.limit
+        self._sent += queue.sent
+        self._count_sent(queue.limit - queue.sent)
         sent = queue.sent == queue.limit
         if tls is not None:
             if sent:
                 # What was encrypted of a send under way leaves.
-                self._sent += tls.disown()
+                self._count_sent(tls.disown())
             sent = sent and tls.has_ended
         if self._write_error is not None or (self._peer_closed and sent) or not self._linger:
             sock.close()

@@ -6,6 +6,7 @@ import json
 import socket
 import socketserver
 import ssl
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from aiosocketserver import (
     ThreadingTCPServer,
 )
 from aiosocketserver.requests.statistics import RequestEnd
+from aiosocketserver.sockets.traffic import Traffic
 from tests.deploy.test_deploy_metrics import port_of_metrics
 from tests.deploy_support import metrics, serving_application
-from tests.support import ask, until_later
+from tests.support import ask, until, until_later
 from tests.tls_support import BlockingClient, Certificates, blocking_client, tls_client
 
 LOCALHOST = ("127.0.0.1", 0)
@@ -235,3 +237,52 @@ def test_the_access_log_and_the_metrics_tell_them(
         (line,) = command.process.stdout.read().splitlines()
     entry = json.loads(line)
     assert (entry["received"], entry["sent"]) == (6, 6)
+
+
+class Watched(Traffic):
+    """Keeps each value that a reader in another thread could see."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[int]] = {"received": [], "sent": []}
+        super().__init__()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "seen":
+            self.seen[name].append(value)
+        super().__setattr__(name, value)
+
+
+async def test_bytes_never_fall_and_a_handshake_is_none(certificates: Certificates) -> None:
+    context = certificates.server_context()
+    async with TCPServer(LOCALHOST, Echo, ssl_context=context) as server:
+        traffic = server.statistics.traffic = Watched()
+        await server.start_serving()
+        async with tls_client(server.server_address, certificates.client_context()) as client:
+            reader, writer = client
+            for _ in range(3):
+                writer.write(b"12345\n")
+                assert await reader.readexactly(6) == b"12345\n"
+    for values in traffic.seen.values():
+        assert sorted(values) == values
+        assert values[-1] == 18
+
+
+async def test_what_a_broken_connection_has_not_sent_is_not_counted() -> None:
+    class Floods(StreamRequestHandler):
+        async def handle(self) -> None:
+            await self.rfile.read(1)
+            while True:
+                await self.wfile.write(bytes(100_000))
+
+    async with TCPServer(LOCALHOST, Floods) as server:
+        await server.start_serving()
+        with socket.create_connection(server.server_address) as client:
+            client.sendall(b"x")
+            await until(lambda: server.requests() and server.requests()[0].waits_for == "writing")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await until(lambda: not server.statistics.active)
+        # The kernel has taken what it has room for: on both sides a few MiB.
+        assert server.statistics.bytes_sent % 100_000
+        assert server.statistics.clients_vanished == 1
