@@ -11,7 +11,7 @@ from contextvars import Context, copy_context
 from typing import Any, ParamSpec, TypeVar
 
 from aiosocketserver.requests.back_off import cannot_start
-from aiosocketserver.requests.children import ChildWatch, leave_servers, start_child
+from aiosocketserver.requests.children import ChildWatch, leave_servers, reap, start_child
 from aiosocketserver.requests.threads import Job, name_of_new_thread
 
 from .coroutines import requests_of, serve_coroutine
@@ -250,7 +250,7 @@ if hasattr(os, "fork"):
                 socketserver.ForkingMixIn.collect_children(self, blocking=blocking)
                 return
             for pid in list(self.active_children or ()):
-                _reap(self, server._aiosocketserver, pid, 0 if blocking else os.WNOHANG)
+                _reap(self, server._aiosocketserver, pid, blocking=blocking)
 
         def _aiosocketserver_has_room(self) -> bool:
             return len(self.active_children or ()) < self.max_children
@@ -268,7 +268,7 @@ if hasattr(os, "fork"):
         serving = state.serving_here()
         if serving is not None:
             state.child_watches[pid] = ChildWatch(
-                serving.loop, pid, functools.partial(_reap, forking, state, pid, os.WNOHANG)
+                serving.loop, pid, functools.partial(_reap, forking, state, pid)
             )
         try:
             if raised is not None:
@@ -288,13 +288,8 @@ if hasattr(os, "fork"):
             server.shutdown_request(request)
         return status
 
-    def _reap(server: ForkingMixIn, state: State, pid: int, flags: int) -> None:
-        try:
-            ended, _ = os.waitpid(pid, flags)
-        except ChildProcessError:
-            # Somebody else has reaped it.
-            ended = pid
-        if not ended:
+    def _reap(server: ForkingMixIn, state: State, pid: int, *, blocking: bool = False) -> None:
+        if reap(pid, blocking=blocking) is None:
             return
         watch = state.child_watches.pop(pid, None)
         if watch is not None:

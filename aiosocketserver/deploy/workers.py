@@ -16,7 +16,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ..requests.children import ChildWatch, flush_standard_streams, leave_servers, start_child
+from ..requests.children import (
+    ChildWatch,
+    flush_standard_streams,
+    leave_servers,
+    reap,
+    start_child,
+)
 from .channel import Channel
 from .exits import CANNOT_START
 from .notify import Notifier
@@ -255,12 +261,8 @@ class Supervisor:
         self._tell_serving()
 
     def _on_end(self, worker: Worker) -> None:
-        try:
-            pid, status = os.waitpid(worker.pid, os.WNOHANG)
-        except ChildProcessError:
-            # Whoever has started us ignores SIGCHLD, and so the kernel has reaped it.
-            pid, status = worker.pid, 0
-        if not pid:
+        status = reap(worker.pid)
+        if status is None:
             return
         assert worker.channel is not None
         assert worker.watch is not None

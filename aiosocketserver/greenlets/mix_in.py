@@ -8,8 +8,6 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ..errors import TimedOut
-from ..requests.awaiting import check_finished
 from ..requests.entries import InGreenlet, InTask, current
 from ..requests.failures import exit_in
 from ..requests.handler_kinds import HandlerKind
@@ -68,6 +66,9 @@ class GreenletConnections(Connections):
 
     def is_clients_fault(self, error: BaseException, request: Any) -> bool:
         return is_error_of(error, getattr(request, "_stream", request))
+
+    def was_told(self, error: BaseException, request: Any) -> bool:
+        return super().was_told(error, getattr(request, "_stream", request))
 
     def is_handshakes(self, error: BaseException, request: Any) -> bool:
         return super().is_handshakes(error, getattr(request, "_stream", request))
@@ -147,7 +148,7 @@ class GreenletMixIn(_Base):
                 self._failures.ends_server(error)
             # As in a thread, SystemExit ends this greenlet only. The code that cut the request
             # has counted it already.
-            elif not (isinstance(error, SystemExit) or _is_cut(entry, error)):
+            elif not (isinstance(error, SystemExit) or entry.was_cut_by(error)):
                 entry.outcome = "failed"
                 self._client_log.exception(
                     "process_request_greenlet() failed", error, extra=entry.log_extra()
@@ -160,17 +161,7 @@ class GreenletMixIn(_Base):
 
         May be overridden.
         """
-        try:
-            check_finished(self, self.finish_request(request, client_address))
-        except BaseException as error:
-            if exit_in(error) is not None or _is_cut(current.get(), error):
-                raise
-            struck = isinstance(error, TimedOut) or request._stream._expired
-            # handle_timed_out() was called when it struck.
-            if not (struck and self._stages.is_clients_fault(error, request)):
-                self._failures.end_failed_legacy(error, request, client_address)
-        finally:
-            self.shutdown_request(request)
+        self._serve_legacy(request, client_address)
 
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
         # It loads greenlet, and so cannot be imported above.
@@ -204,12 +195,6 @@ class GreenletMixIn(_Base):
     def run_blocking(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a blocking function in one of the server's threads, while other handlers go on."""
         return self.run_on_loop(self.run_in_thread, function, *args, **kwargs)
-
-
-def _is_cut(entry: object, error: BaseException) -> bool:
-    """Whether somebody who counts it himself has asked for this end of a handler."""
-    cancelled = isinstance(error, asyncio.CancelledError)
-    return cancelled and isinstance(entry, InGreenlet) and entry.was_cut
 
 
 serving.add(GreenletMixIn._run_in_greenlet.__code__)

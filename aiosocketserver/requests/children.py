@@ -134,6 +134,18 @@ def leave_servers(server: object = None, request: object = None) -> None:
         each._close_in_child(request if each is server else None)
 
 
+def reap(pid: int, *, blocking: bool = False) -> int | None:
+    """The wait status of a child that has ended; None while it runs, unless `blocking`.
+
+    0 for one that somebody else has reaped: the kernel, where SIGCHLD is ignored.
+    """
+    try:
+        ended, status = os.waitpid(pid, 0 if blocking else os.WNOHANG)
+    except ChildProcessError:
+        return 0
+    return status if ended else None
+
+
 class ChildWatch:
     """Has a loop call `on_end` when a child has ended, which then is to be reaped."""
 

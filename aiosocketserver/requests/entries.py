@@ -78,6 +78,10 @@ class InProgress:
         """What it waits for, as far as is known: see `RequestInProgress`. In any thread."""
         return None
 
+    def was_cut_by(self, error: BaseException) -> bool:
+        """Whether a handler's error is the end that was asked of it: who asked has counted it."""
+        return False
+
     def cancel(self) -> None:
         """Ask it to end, as far as it can be asked."""
 
@@ -162,11 +166,10 @@ class InGreenlet(InTask):
     def __repr__(self) -> str:
         return f"the greenlet of request {self.id}"
 
-    @property
-    def was_cut(self) -> bool:
-        """Whether somebody has asked for its end."""
+    def was_cut_by(self, error: BaseException) -> bool:
         # The task is None until the handler waits for the first time.
-        return self.task is not None and bool(getattr(self.task, "is_cancelled", False))
+        asked = self.task is not None and bool(getattr(self.task, "is_cancelled", False))
+        return asked and isinstance(error, asyncio.CancelledError)
 
 
 class InWaiting(InTask):

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
-from ..errors import TimedOut
 from ..logs.client_log import ClientLog
 from ..logs.printable import printable
 from .entries import InProgress, current, set_outcome
@@ -108,9 +107,7 @@ class Failures:
         try:
             if _was_asked_for(error, task) or self.ends_server(error):
                 return
-            struck = isinstance(error, TimedOut) or getattr(request, "_expired", "") != ""
-            if struck and server._stages.is_clients_fault(error, request):
-                # handle_timed_out() was called when it struck.
+            if server._stages.was_told(error, request):
                 return
             self.count(error, request)
             result = server.handle_error(request, client_address)
@@ -197,7 +194,9 @@ class Failures:
     # In a legacy handler's thread, child or greenlet
 
     def end_failed_legacy(self, error: BaseException, request: Any, client_address: Any) -> None:
-        """Tell the error of a legacy handler, in its thread."""
+        """Tell the error of a legacy handler, in its thread or greenlet."""
+        if self._server._stages.was_told(error, request):
+            return
         option = self._server._stages.option_that_struck(error, request)
         if option:
             self._tell_timed_out(request, client_address, option)

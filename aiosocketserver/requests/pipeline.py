@@ -17,7 +17,7 @@ from .back_off import cannot_start
 from .bridge import ThreadCalls, call_on_loop
 from .children import live_servers
 from .entries import InTask, InWaiting, current
-from .failures import Failures, awaitable, is_closing, told
+from .failures import Failures, awaitable, exit_in, is_closing, told
 from .handler_kinds import HandlerKind, handler_kind, run_legacy
 from .handlers import BaseRequestHandler, coroutine_of
 from .registry import RequestsInProgress
@@ -234,8 +234,21 @@ class RequestPipeline:
         finally:
             self._requests.ended(entry)
 
+    def _serve_legacy(self, request: Any, client_address: Any) -> None:
+        """Have a legacy handler serve a request, in its thread or greenlet, and tell its error."""
+        try:
+            self._finish_legacy(request, client_address)
+        except BaseException as error:
+            entry = current.get()
+            # As in socketserver, an exit ends this thread's work only.
+            if exit_in(error) is not None or (entry is not None and entry.was_cut_by(error)):
+                raise
+            self._failures.end_failed_legacy(error, request, client_address)
+        finally:
+            self.shutdown_request(request)
+
     def _finish_legacy(self, request: Any, client_address: Any) -> None:
-        """Run a legacy handler, in its thread or child."""
+        """Run a legacy handler, in its thread, greenlet or child."""
         check_finished(self, self.finish_request(request, client_address))
 
     def _made_to_await(self, made: BaseRequestHandler | Coroutine[Any, Any, None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import TimedOut
 from ..sockets.plain_socket import is_error_of
 from .entries import InProgress, InTask
 
@@ -45,6 +46,11 @@ class Stages:
     def is_handshakes(self, error: BaseException, request: Any) -> bool:
         """Whether a request failed with `error` because its TLS handshake did."""
         return False
+
+    def was_told(self, error: BaseException, request: Any) -> bool:
+        """Whether `error` is of a time-out for which handle_timed_out() was called as it struck."""
+        struck = isinstance(error, TimedOut) or getattr(request, "_expired", "") != ""
+        return struck and self.is_clients_fault(error, request)
 
     def option_that_struck(self, error: BaseException, request: Any) -> str:
         """The time-out of the server that is why a legacy handler failed, or nothing."""

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..options import table as option
-from ..requests.children import ChildWatch, flush_standard_streams, leave_servers, start_child
+from ..requests.children import ChildWatch, flush_standard_streams, leave_servers, reap, start_child
 from ..requests.entries import InChild
 from ..requests.failures import exit_in
 from ..requests.handler_kinds import HandlerKind
@@ -57,7 +57,7 @@ class ForkingMixIn(_Base):
         """
         for entry in list(self._requests):
             if isinstance(entry, InChild):
-                self._reap(entry, 0 if blocking else os.WNOHANG)
+                self._reap(entry, blocking=blocking)
 
     def server_close(self) -> None:
         """As without the mix-in; outside a running loop, also wait for the children.
@@ -85,9 +85,7 @@ class ForkingMixIn(_Base):
         entry.pid, raised = start_child(functools.partial(self._run_child, request, client_address))
         self._requests.begun(entry)
         assert self._loop is not None
-        entry.watch = ChildWatch(
-            self._loop, entry.pid, functools.partial(self._reap, entry, os.WNOHANG)
-        )
+        entry.watch = ChildWatch(self._loop, entry.pid, functools.partial(self._reap, entry))
         self.close_request(request)
         if raised is not None:
             self._failures.tell_of_start(
@@ -129,13 +127,9 @@ class ForkingMixIn(_Base):
                 entry.watch.close_in_child()
         super()._close_in_child(kept)
 
-    def _reap(self, entry: InChild, flags: int) -> None:
-        try:
-            pid, status = os.waitpid(entry.pid, flags)
-        except ChildProcessError:
-            # Somebody else has reaped it.
-            pid, status = entry.pid, 0
-        if not pid:
+    def _reap(self, entry: InChild, *, blocking: bool = False) -> None:
+        status = reap(entry.pid, blocking=blocking)
+        if status is None:
             return
         if entry.watch is not None:
             entry.watch.close()
@@ -148,7 +142,7 @@ class ForkingMixIn(_Base):
                 ("killed", os.WTERMSIG(status)),
                 logging.WARNING,
                 "the child %d, which served %r, was killed by signal %d",
-                pid,
+                entry.pid,
                 entry.client_address,
                 os.WTERMSIG(status),
                 extra=entry.log_extra(),

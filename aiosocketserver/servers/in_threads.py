@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..options import table as option
 from ..requests.entries import InThread, current
-from ..requests.failures import exit_in
 from ..requests.handler_kinds import HandlerKind
 from ..requests.threads import name_of_new_thread
 
@@ -49,15 +48,7 @@ class ThreadingMixIn(_Base):
 
         May be overridden.
         """
-        try:
-            self._finish_legacy(request, client_address)
-        except BaseException as error:
-            if exit_in(error) is not None:
-                # As in socketserver, it ends this thread's work only.
-                raise
-            self._failures.end_failed_legacy(error, request, client_address)
-        finally:
-            self.shutdown_request(request)
+        self._serve_legacy(request, client_address)
 
     def process_request(self, request: Any, client_address: Any) -> Any:
         """Have a thread serve the request; a coroutine handler is served on the loop."""
