@@ -52,7 +52,7 @@ class CoroutineRequests(RequestPipeline):
     loop, but for finish_request(), which makes the handler.
     """
 
-    end_when_draining: bool | None = None
+    handshake_timeout = TCPServer.handshake_timeout
 
     _thread_idle_timeout = THREAD_IDLE_TIMEOUT
     _connections_class: type[Connections] = MixedConnections
@@ -82,7 +82,7 @@ class CoroutineRequests(RequestPipeline):
     def _loop_changed(self, loop: asyncio.AbstractEventLoop) -> None:
         super()._loop_changed(loop)
         limits = TimeLimits(
-            handshake_timeout=TCPServer.handshake_timeout,
+            handshake_timeout=self.handshake_timeout,
             write_timeout=TCPServer.write_timeout,
             on_timed_out=self._failures.on_timed_out,
         )
@@ -96,7 +96,7 @@ class CoroutineRequests(RequestPipeline):
     async def serve_one(self, request: Any, client_address: Any) -> None:
         """Serve a request, and return when nothing of it is left."""
         try:
-            await until_ended(self._start_request(request, client_address))
+            await until_ended(self._start_or_close(request, client_address))
         finally:
             await self.end()
 
@@ -163,6 +163,10 @@ class CoroutineRequests(RequestPipeline):
 
     async def _drain(self) -> None:
         pass
+
+    @property
+    def _ends_idle(self) -> bool:
+        return False
 
 
 def serve_coroutine(server: Host, request: Any, client_address: Any) -> bool:

@@ -233,7 +233,7 @@ class Engine(_Base):
     def __check_handler(self) -> None:
         """Tell what cannot work before anybody has connected."""
         if self._aiosocketserver.is_coroutine_handler(self.RequestHandlerClass):
-            check_options(self, COROUTINE_OPTIONS)
+            check_options(self, {**COROUTINE_OPTIONS, "max_threads": _OF_CORE["max_threads"]})
 
     def _handle_request_noblock(self) -> None:
         # A copy of socketserver's method that keeps the OSError of get_request().

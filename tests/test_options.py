@@ -173,6 +173,7 @@ def test_a_keyword_wins_over_the_class() -> None:
         (TCPServer, "shutdown", "TCPServer has no option"),
         (UDPServer, "max_line_size", "UDPServer has no option"),
         (UDPServer, "request_queue_size", "UDPServer has no option"),
+        (UDPServer, "end_when_draining", "UDPServer has no option"),
         (ThreadingTCPServer, "max_children", "ThreadingTCPServer has no option"),
         (ForkingTCPServer, "daemon_threads", "ForkingTCPServer has no option"),
     ],

@@ -157,7 +157,9 @@ class _Deployment:
         opened = self._opened[0]
         if self._servers:
             name = ", ".join(type(server).__qualname__ for server in self._servers)
-            opened = [OpenSocket(s.socket, Bind("", "fd", s.secures)) for s in self._servers]
+            opened = [
+                OpenSocket(s.socket, Bind("", "fd", s._stages.secures)) for s in self._servers
+            ]
         places = ", ".join(str(each) for each in opened)
         workers = self._settings.workers
         number = f"{workers} workers" if workers > 1 else "1 process"

@@ -83,7 +83,7 @@ class Service:
         """
         all_made = True
         for server in self.servers:
-            if not (isinstance(server, TCPServer) and server.secures):
+            if not (isinstance(server, TCPServer) and server._stages.secures):
                 continue
             try:
                 server.reload_tls()
@@ -102,7 +102,7 @@ class Service:
         Returns what a handler has raised to end its server: SystemExit or KeyboardInterrupt.
         """
         for server in self.servers:
-            if server.end_when_draining is None:
+            if isinstance(server, TCPServer) and server.end_when_draining is None:
                 server.end_when_draining = True
         async with contextlib.AsyncExitStack() as stack:
             for server in self.servers:

@@ -70,6 +70,10 @@ class GreenletConnections(Connections):
     def was_told(self, error: BaseException, request: Any) -> bool:
         return super().was_told(error, getattr(request, "_stream", request))
 
+    def option_that_struck(self, error: BaseException, request: Any) -> str:
+        # Its handler was told when it struck: `was_told`. Other time-outs are its own.
+        return ""
+
     def is_handshakes(self, error: BaseException, request: Any) -> bool:
         return super().is_handshakes(error, getattr(request, "_stream", request))
 

@@ -90,9 +90,7 @@ class Failures:
     SystemExit and KeyboardInterrupt (docs/decisions/0009-errors.md).
     """
 
-    def __init__(
-        self, server: FailureHost, on_exit: Callable[[SystemExit | KeyboardInterrupt], object]
-    ) -> None:
+    def __init__(self, server: FailureHost, on_exit: Callable[[BaseException], object]) -> None:
         self._server = server
         self._on_exit = on_exit
         # Legacy handlers count in their own threads.

@@ -127,6 +127,14 @@ class RequestPipeline:
                 task.add_done_callback(entry.on_unbegun)
         return task
 
+    def _start_or_close(self, request: Any, client_address: Any) -> asyncio.Task[None]:
+        """The task that serves a request, which is closed when there cannot be one."""
+        try:
+            return self._start_request(request, client_address)
+        except BaseException:
+            self.close_request(request)
+            raise
+
     def _end_unbegun(self, entry: InTask, task: asyncio.Task[None]) -> None:
         """Let go of a connection whose task was cancelled before it had begun."""
         request = entry.request

@@ -83,7 +83,7 @@ class Statistics:
     datagrams_truncated: int = 0
     """Datagrams longer than `max_packet_size`, of which a handler got the beginning."""
 
-    traffic: Traffic = field(default_factory=Traffic, repr=False)
+    traffic: Traffic = field(default_factory=Traffic, repr=False, compare=False)
     """The bytes, which the connections count themselves."""
 
     @property

@@ -81,8 +81,6 @@ class BaseServer(RequestPipeline):
     request_timeout: Annotated[float | None, option.request_timeout] = None
 
     shutdown_timeout: Annotated[float | None, option.shutdown_timeout] = 5.0
-    end_when_draining: Annotated[bool | None, option.end_when_draining] = None
-
     blocking_warning: Annotated[float | None, option.blocking_warning] = None
 
     # Of stream servers, and of whatever else has a value for them.
@@ -265,7 +263,7 @@ class BaseServer(RequestPipeline):
         May be read in any thread. `drain_event` is the same to wait for on the loop;
         see also `StreamSocket.end_when_draining`.
         """
-        return self.drain_event.is_set()
+        return self._draining.begun
 
     def shutdown(self, timeout: float | None = _OWN_TIMEOUT) -> Coroutine[Any, Any, ShutdownReport]:
         """Stop accepting, wait for the handlers, cut those that remain; a coroutine.
@@ -364,6 +362,10 @@ class BaseServer(RequestPipeline):
 
     # What the kinds of sockets fill in
 
+    @property
+    def _ends_idle(self) -> bool:
+        return False
+
     def _timeout_while_read(self) -> float | None:
         """What the time-out of the server's own socket has to be while the loop reads it."""
         return 0.0
@@ -392,7 +394,7 @@ class BaseServer(RequestPipeline):
         """Raise RuntimeError when the socket cannot accept requests."""
 
     async def _serve_one(self, request: Any, client_address: Any) -> None:
-        await until_ended(self._start_request(request, client_address))
+        await until_ended(self._start_or_close(request, client_address))
 
     def _room_made(self) -> None:
         """Called when a request has ended."""

@@ -37,6 +37,7 @@ class ConnectionsHost(Protocol):
     """What the connections ask of their server."""
 
     statistics: Statistics
+    handshake_timeout: float | None
     _kind: HandlerKind
     _requests: RequestsInProgress
     _failures: Failures
@@ -144,7 +145,7 @@ class Connections(Stages):
                 connection = entry.request = context.wrap_socket(
                     connection, server_side=True, do_handshake_on_connect=False
                 )
-                await shake_hands(connection, self.limits.handshake_timeout)
+                await shake_hands(connection, self._server.handshake_timeout)
             except OSError as error:
                 mark(error, connection)
                 if isinstance(error, TimedOut):

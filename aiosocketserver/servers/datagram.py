@@ -130,7 +130,7 @@ class UDPServer(SocketServer):
             self._dispatcher.stop()
 
     def server_close(self) -> None:
-        """Stop receiving and close the socket. See `SocketServer.server_close`."""
+        """Stop receiving and close the socket. See `TCPServer.server_close`."""
         if self._datagram_socket is not None:
             self._datagram_socket._stop()
         super().server_close()

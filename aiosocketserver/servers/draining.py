@@ -44,13 +44,17 @@ class DrainingHost(Protocol):
 
     statistics: Statistics
     drain_event: asyncio.Event
-    end_when_draining: bool | None
     _requests: RequestsInProgress
     _threads: ThreadPool
     _client_log: ClientLog
 
     @property
     def _stages(self) -> Stages: ...
+
+    @property
+    def _ends_idle(self) -> bool:
+        """Whether connections end whose clients wait for nothing: see `end_when_draining`."""
+        ...
 
     def _stop_accepting(self) -> None:
         """Accept nothing more."""
@@ -82,7 +86,7 @@ class Draining:
         if request is not None:
             self._exempt.add(request)
         self._begin()
-        looking = asyncio.create_task(self._end_idle()) if server.end_when_draining else None
+        looking = asyncio.create_task(self._end_idle()) if server._ends_idle else None
         finished = -server.statistics.finished
         cut = abandoned = 0
         try:
@@ -115,7 +119,7 @@ class Draining:
         """Have a connection know that its server drains."""
         loop = asyncio.get_running_loop()
         opened = loop.time() - (monotonic() - entry.begun_at)
-        by_default = bool(self._server.end_when_draining)
+        by_default = self._server._ends_idle
         connection._server_drains(LastWaits(loop, opened, by_default=by_default))
 
     async def _end_idle(self) -> None:

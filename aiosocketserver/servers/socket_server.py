@@ -39,6 +39,8 @@ class SocketServer(BaseServer):
     ) -> None:
         """Make the server, and bind and activate it if `bind_and_activate`. May be extended.
 
+        A server of connections listens when it is activated; one of datagrams has no more to do.
+
         - sock: a socket that is bound, for the server to have as its own; the address is
           None then. `server_bind` is not called, so nothing is done that belongs to
           binding (allow_reuse_address, unix_mode, ...), and the path of a Unix socket
@@ -114,11 +116,6 @@ class SocketServer(BaseServer):
         else:
             path.close(self.socket)
 
-    @property
-    def secures(self) -> bool:
-        """Whether connections are encrypted: see `ssl_context`."""
-        return self._stages.secures
-
     def _make_parts(self) -> None:
         """Make what the options ask for, and check it, before there is a socket."""
 
@@ -136,9 +133,11 @@ class SocketServer(BaseServer):
     def _close_in_child(self, kept: object) -> None:
         # It is the parent's, also when the handler calls server_close().
         self._path = None
+        # There is none where the constructor has failed.
+        sock = getattr(self, "socket", None)
         # The child that serves a datagram of this server answers on its socket.
-        if not _is_datagram_of(self.socket, kept):
-            self.socket.close()
+        if sock is not None and not _is_datagram_of(sock, kept):
+            sock.close()
         super()._close_in_child(kept)
 
 

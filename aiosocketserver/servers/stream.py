@@ -47,6 +47,7 @@ class TCPServer(SocketServer):
     socket_type: int = socket.SOCK_STREAM
     request_queue_size: Annotated[int, option.request_queue_size] = 1024
     tcp_keep_alive: Annotated[int | None, option.tcp_keep_alive] = 60
+    end_when_draining: Annotated[bool | None, option.end_when_draining] = None
     linger_timeout: Annotated[float, option.linger_timeout] = 2.0
     max_connections: Annotated[int | None, option.max_connections] = None
     max_connections_per_host: Annotated[int | None, option.max_connections_per_host] = None
@@ -288,6 +289,10 @@ class TCPServer(SocketServer):
 
     def _room_made(self) -> None:
         self._admission.room_made()
+
+    @property
+    def _ends_idle(self) -> bool:
+        return bool(self.end_when_draining)
 
     def _closing(self) -> int:
         return self._connections.closing()

@@ -132,8 +132,6 @@ class StreamSocket(ReceivingSide):
         ends, self._ends_when_draining = self._ends_when_draining, False
         limit = self._limits.handshake_timeout
         on_late = functools.partial(self._strike, "handshake_timeout")
-        # What TLS needs for itself is not counted.
-        traffic, self._traffic = self._traffic, Traffic()
         deadline = None if limit is None else Deadline(self._loop, limit, on_late)
         try:
             self._tls = await self._shake_hands(context)
@@ -145,7 +143,6 @@ class StreamSocket(ReceivingSide):
             if deadline is not None:
                 deadline.cancel()
             self._receiving = False
-            self._traffic = traffic
             self._end_sending()
             self._ends_when_draining = ends
             self._opening = self._received, self._loop.time()
@@ -156,11 +153,10 @@ class StreamSocket(ReceivingSide):
         while not done:
             while (
                 not (self._input_expected and self._credit > 0)
-                or (received := self._try_recv(_HANDSHAKE_SIZE)) is None
+                or (received := self._try_recv_uncounted()) is None
             ):
                 await self._input()
-            # Not counted here either, but the client has begun to speak.
-            self._received -= len(received)
+            # It is not counted, but the client has begun to speak.
             self._opening = self._received, self._loop.time()
             try:
                 done, said = channel.shake_hands(received)
@@ -170,17 +166,36 @@ class StreamSocket(ReceivingSide):
                     self._sock.send(channel.alert())
                 raise
             while said:
-                if (sent := self._try_send(self._send_uncounted, said)) is None:
+                if (sent := self._try_send_uncounted(said)) is None:
                     await self._output(self._deadline())
                 else:
                     said = said[sent:]
         return channel
 
-    def _send_uncounted(self, data: bytes) -> int:
-        sent = self._sock.send(data)
-        # `_try_send` adds it.
-        self._sent -= sent
-        return sent
+    # What TLS needs for itself is not counted. Counters must not fall, so that each is counted
+    # elsewhere for the moment of the call.
+
+    def _try_recv_uncounted(self) -> bytes | None:
+        traffic, self._traffic = self._traffic, Traffic()
+        before = self._received
+        try:
+            return self._try_recv(_HANDSHAKE_SIZE)
+        finally:
+            self._traffic, self._received = traffic, before
+
+    def _try_send_uncounted(self, data: bytes) -> int | None:
+        traffic, before = self._traffic, self._sent
+
+        def send(data: bytes) -> int:
+            # Now, and not before: what has been written leaves first, and is counted.
+            nonlocal before
+            before, self._traffic = self._sent, Traffic()
+            return self._sock.send(data)
+
+        try:
+            return self._try_send(send, data)
+        finally:
+            self._traffic, self._sent = traffic, before
 
     async def _end_tls(self) -> None:
         """Say the end of TLS, wait for the client's, and go on in the open."""

@@ -242,6 +242,17 @@ def test_run_in_thread_is_limited_by_max_threads() -> None:
         assert ask(server.server_address) == b"True"
 
 
+@pytest.mark.parametrize("base", [compat.TCPServer, compat.ThreadingTCPServer])
+def test_a_wrong_max_threads_is_told(base: Any) -> None:
+    class Server(base):  # type: ignore[misc]
+        max_threads = 0
+
+    with Server(LOCALHOST, StreamHandler) as server:
+        told = "Server.max_threads must be a whole number above 0, or None, and is 0"
+        with pytest.raises(ValueError, match=told):
+            server.serve_forever()
+
+
 def test_run_in_thread_outside_of_a_handler_is_an_error() -> None:
     with (
         compat.TCPServer(LOCALHOST, StreamHandler) as server,

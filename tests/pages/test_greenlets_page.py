@@ -32,7 +32,7 @@ async def test_what_blocks_is_told_as_the_page_shows(
     monkeypatch.chdir(tmp_path)
     program = (
         "import socketserver\nimport time\n\n\nclass Names(socketserver.StreamRequestHandler):\n"
-        "    def handle(self):\n" + "        pass\n" * 7 + "        time.sleep(0.2)\n"
+        "    def handle(self):\n" + "        pass\n" * 7 + "        time.sleep(1)\n"
     )
     (tmp_path / "names.py").write_text(program)
     names: dict[str, type] = {}

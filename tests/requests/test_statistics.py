@@ -12,6 +12,7 @@ import pytest
 from aiosocketserver import (
     BaseRequestHandler,
     ForkingTCPServer,
+    Statistics,
     StreamRequestHandler,
     TCPServer,
     ThreadingTCPServer,
@@ -86,6 +87,11 @@ async def test_bytes_of_every_way_to_send() -> None:
         assert await ask(server.server_address) == b"122333444455555"
         await until(lambda: not server.statistics.active)
         assert server.statistics.bytes_sent == 15
+
+
+def test_those_that_have_counted_the_same_are_equal() -> None:
+    assert Statistics() == Statistics()
+    assert Statistics(accepted=1) != Statistics()
 
 
 @pytest.mark.parametrize("legacy", [False, True])

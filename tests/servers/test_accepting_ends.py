@@ -8,6 +8,7 @@ accepting and the connection's start), #155934 (a start that fails leaks the con
 import asyncio
 import contextlib
 import logging
+import socket
 import socketserver
 import threading
 from collections.abc import Callable
@@ -325,3 +326,28 @@ async def test_a_connection_whose_start_fails_is_closed_and_told(
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     expected = 0 if way == "handle_request" else 2
     assert sum("could not be served" in message for message in told) == expected
+
+
+async def test_a_datagram_whose_start_fails_is_closed() -> None:
+    closed = []
+
+    class Server(aiosocketserver.UDPServer):
+        def close_request(self, request: Any) -> None:
+            closed.append(request[0])
+
+    class Handler(aiosocketserver.DatagramRequestHandler):
+        async def handle(self) -> None:
+            raise AssertionError
+
+    loop = asyncio.get_running_loop()
+    factory = loop.get_task_factory()
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        async with Server(LOCALHOST, Handler) as server:
+            client.sendto(b"x", server.server_address)
+            loop.set_task_factory(without_context)
+            try:
+                with pytest.raises(TypeError):
+                    await server.handle_request()
+            finally:
+                loop.set_task_factory(factory)
+    assert closed == [b"x"]

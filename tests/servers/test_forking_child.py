@@ -256,3 +256,23 @@ def test_loop_in_another_thread_may_fork() -> None:
     thread.join()
     """
     assert run_program(PROGRAM + program).split() == ["child", "served"]
+
+
+async def test_a_server_that_could_not_be_made_keeps_no_child_from_its_work() -> None:
+    made: list[object] = []
+
+    class Handler(aiosocketserver.StreamRequestHandler):
+        async def handle(self) -> None:
+            pass
+
+    class Half(aiosocketserver.TCPServer):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            made.append(self)
+            super().__init__(*args, **options)
+
+    with pytest.raises(ValueError, match="tls_reload_interval needs an ssl_context"):
+        Half(("127.0.0.1", 0), Handler, tls_reload_interval=1)
+    assert made
+    async with forking_server(lambda _: "served") as server:
+        await server.start_serving()
+        assert await ask(server.server_address) == b"served"

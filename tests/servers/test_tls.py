@@ -227,6 +227,16 @@ async def test_silent_clients_hold_nobody_up_and_are_cut(
         assert server.statistics.handshakes_failed == 0
 
 
+async def test_the_handshake_timeout_may_change_while_it_serves(certificates: Certificates) -> None:
+    context = certificates.server_context()
+    async with ThreadingTCPServer(LOCALHOST, LegacyEcho, ssl_context=context) as server:
+        await server.start_serving()
+        server.handshake_timeout = 0.1
+        async with client_of(server.server_address) as peer:
+            assert await peer.receive_all() == b""
+        assert server.statistics.timed_out == {"handshake_timeout": 1}
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 async def test_the_time_that_a_blocked_loop_takes_is_not_the_handshakes(
     certificates: Certificates, legacy: bool

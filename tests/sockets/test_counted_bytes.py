@@ -25,7 +25,7 @@ from aiosocketserver.requests.statistics import RequestEnd
 from aiosocketserver.sockets.traffic import Traffic
 from tests.deploy.test_deploy_metrics import port_of_metrics
 from tests.deploy_support import metrics, serving_application
-from tests.support import ask, until, until_later
+from tests.support import ask, client_of, until, until_later
 from tests.tls_support import BlockingClient, Certificates, blocking_client, tls_client
 
 LOCALHOST = ("127.0.0.1", 0)
@@ -286,3 +286,34 @@ async def test_what_a_broken_connection_has_not_sent_is_not_counted() -> None:
         # The kernel has taken what it has room for: on both sides a few MiB.
         assert server.statistics.bytes_sent % 100_000
         assert server.statistics.clients_vanished == 1
+
+
+async def test_what_leaves_before_a_handshake_is_counted(certificates: Certificates) -> None:
+    """start_tls() lets what was written leave, also what another task has written meanwhile."""
+    context = certificates.server_context()
+    # More than the kernel takes while the client does not read.
+    block = bytes(20_000_000)
+
+    class Upgrades(StreamRequestHandler):
+        async def handle(self) -> None:
+            writes = [asyncio.create_task(self.wfile.write(block))]
+            await asyncio.sleep(0)
+            upgrade = asyncio.create_task(self.request.start_tls(context))
+            await asyncio.sleep(0)
+            writes.append(asyncio.create_task(self.wfile.write(block)))
+            with contextlib.suppress(OSError):
+                await upgrade
+            await asyncio.gather(*writes, return_exceptions=True)
+
+    async with TCPServer(LOCALHOST, Upgrades) as server:
+        ends = ends_of(server)
+        await server.start_serving()
+        async with client_of(server.server_address) as client:
+            received = len(await client.receive(2 * len(block)))
+            await client.send(b"this is no TLS")
+            client.finish()
+            await client.receive_all()
+        await until(lambda: ends)
+        assert received == 2 * len(block)
+        assert (server.statistics.bytes_sent, server.statistics.bytes_received) == (received, 0)
+        assert counted(ends[0]) == (0, received)
