@@ -121,6 +121,7 @@ def test_the_client_is_the_real_one(
         assert command.end() == 0
 
 
+@pytest.mark.timeout(150)
 def test_a_restart_under_load_loses_nothing(program: str, tmp_path: Path) -> None:
     """Two services; each is drained and started again while the clients go on."""
     ports = [free_port() for _ in range(2)]
