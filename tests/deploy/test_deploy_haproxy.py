@@ -170,7 +170,8 @@ def test_a_restart_under_load_loses_nothing(program: str, tmp_path: Path) -> Non
                 assert commands[number].end() == 0
                 commands[number] = stack.enter_context(start(number))
                 pid = str(commands[number].process.pid)
-                deadline = time.monotonic() + 20
+                # A check of the old one may be waiting still, for 20 s.
+                deadline = time.monotonic() + 50
                 while not answers[pid]:
                     assert time.monotonic() < deadline
                     time.sleep(0.01)
