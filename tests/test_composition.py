@@ -1,13 +1,24 @@
 """A server is made of parts: few classes, and none that waits to be filled in."""
 
 import ast
+import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 import aiosocketserver
-from aiosocketserver import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from aiosocketserver import (
+    StreamRequestHandler,
+    StreamSocket,
+    TCPServer,
+    UDPServer,
+    UnixDatagramServer,
+    UnixStreamServer,
+)
 from aiosocketserver.compat.coroutines import CoroutineRequests
+from tests.support import client_of
 
 PACKAGE = Path(aiosocketserver.__file__).parent
 
@@ -37,6 +48,44 @@ def test_one_on_unix_sockets_says_where_they_differ(server_class: type) -> None:
 
 def test_what_serves_for_compat_is_no_server() -> None:
     assert classes_of(CoroutineRequests) == ["CoroutineRequests", "RequestPipeline"]
+
+
+def test_the_socket_of_a_handler_is_three_classes() -> None:
+    assert classes_of(StreamSocket) == ["StreamSocket", "StreamCore", "PlainSocket"]
+
+
+async def test_an_echoed_line_goes_through_few_files() -> None:
+    class Echo(StreamRequestHandler):
+        async def handle(self) -> None:
+            async for line in self.rfile:
+                await self.wfile.write(line)
+
+    files = set()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        path = Path(frame.f_code.co_filename)
+        if PACKAGE not in path.parents:
+            return None
+        # Not the call: a coroutine that only awaits the next one is resumed, and does nothing.
+        if event == "line":
+            files.add(path.name)
+        return trace
+
+    async with (
+        TCPServer(("127.0.0.1", 0), Echo) as server,
+        client_of(server.server_address) as client,
+    ):
+        await server.start_serving()
+        await client.send(b"first\n")
+        assert await client.receive(6) == b"first\n"
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            await client.send(b"second\n")
+            assert await client.receive(7) == b"second\n"
+        finally:
+            sys.settrace(before)
+    assert files == {"core.py", "files.py", "receive_buffer.py", "send_queue.py", "waiter.py"}
 
 
 def test_no_method_waits_to_be_filled_in() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..optional_ssl import ssl
+from ..sockets.starttls import end_tls
 from ..sockets.waiter import GIVE_WAY
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class GreenletSocket(socket.socket):
         return self.send(data)
 
     def _tls_unwrap(self) -> GreenletSocket:
-        drive(self._stream._end_tls())
+        drive(end_tls(self._stream))
         return self
 
     # What does not wait

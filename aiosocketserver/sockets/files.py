@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import LimitExceeded
-from .output import LINE_COST, TURN_CREDIT
+from .credit import LINE_COST, TURN_CREDIT
 from .receive_buffer import ReceiveBuffer
 from .stream import StreamSocket
 from .waiter import GIVE_WAY

@@ -20,19 +20,21 @@ FIRST_MESSAGE = 0.5
 UNANSWERED = 1.0
 
 
-class _Waits(Protocol):
+class Waits(Protocol):
     """The socket that waits for input, as far as it matters here."""
 
-    # What the handler has said: see `StreamSocket.end_when_draining`.
-    _ends_when_draining: bool | None
     # Bytes that it has received in all, and had when it was last answered.
     _received: int
     _answered: int
     # What it had received when the handler was given it, and when that was.
     _opening: tuple[int, float]
-    # The request that it belongs to.
-    _owner: object
 
+    # What the handler has said: see `StreamSocket.end_when_draining`.
+    @property
+    def _ends_when_draining(self) -> bool | None: ...
+    # The request that it belongs to.
+    @property
+    def _owner(self) -> object: ...
     def _is_in_a_message(self) -> bool: ...
 
 
@@ -53,7 +55,7 @@ class LastWaits:
         self._received = -1
         self._silent_since = 0.0
 
-    def end(self, sock: _Waits) -> float:
+    def end(self, sock: Waits) -> float:
         """When a wait for input ends that goes on or begins now, on the loop's clock.
 
         Infinity for one that the shutdown does not end. To be called by who waits.
@@ -73,7 +75,7 @@ class LastWaits:
             self._silent_since = self._loop.time()
         return self._silent_since + UNANSWERED
 
-    def _handler_itself_waits(self, sock: _Waits) -> bool:
+    def _handler_itself_waits(self, sock: Waits) -> bool:
         """False where another task of the handler waits: the handler may be doing what the
         client has asked for, and have that one tell when the client has gone.
         """

@@ -11,32 +11,38 @@ import errno
 import functools
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable
+from typing import IO, TYPE_CHECKING, Any
 
-from ..optional_ssl import ssl
-from .output import CLOSED
-from .receiving import ReceivingSide
+from .core import CLOSED, StreamCore
+from .last_waits import LastWaits
 from .send_queue import SendQueue
-from .time_limits import NO_LIMITS, Deadline, TimeLimits
-from .tls_channel import TLSChannel
+from .sendfile import send_file
+from .starttls import start_tls
+from .time_limits import NO_LIMITS, TimeLimits
 from .tls_ending import ChannelEnd
 from .traffic import Traffic
-from .unix import PeerCredentials, peer_credentials
+from .unix import (
+    CLOSE_ON_EXEC,
+    PeerCredentials,
+    descriptors_in,
+    peer_credentials,
+    rights,
+    size_of_rights,
+)
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from ..optional_ssl import ssl
     from .lingering import LingeringSockets
 
 
 # struct linger: on, for no time (socket(7)).
 _RESET = struct.pack("@ii", 1, 0)
 
-# Received at once in a handshake: certificates of a client take a few KiB.
-_HANDSHAKE_SIZE = 16 * 1024
 
-
-class StreamSocket(ReceivingSide):
+class StreamSocket(StreamCore):
     """A connected stream socket whose blocking methods are coroutines.
 
     `recv`, `recv_into`, `send`, `sendall`, `sendmsg` and `sendfile` are awaited; what
@@ -75,6 +81,142 @@ class StreamSocket(ReceivingSide):
         self._lingering = lingering
         self._linger = True
 
+    # Receiving
+
+    async def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Receive at most `bufsize` bytes; `b""` when the peer has closed its side."""
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._receiving = True
+        try:
+            while True:
+                if (self._input_expected or flags) and self._credit > 0:
+                    data = self._try_recv(bufsize, flags)
+                    if data is not None:
+                        return data
+                await self._input()
+        finally:
+            self._receiving = False
+
+    async def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive into `buffer`, at most `nbytes` bytes or as many as it holds; how many came."""
+        return await self._receive(lambda: self._try_recv_into(buffer, nbytes, flags), flags)
+
+    def _try_recv_into(self, buffer: WriteableBuffer, nbytes: int, flags: int) -> int | None:
+        try:
+            count = self._sock.recv_into(buffer, nbytes, flags)
+        except BlockingIOError as error:
+            return 0 if self._no_input(error, flags) else None
+        except OSError as error:
+            raise self._mark(error) from None
+        self._count_received(count, flags)
+        if count < (nbytes or memoryview(buffer).nbytes):
+            self._input_expected = self._may_have_more(flags)
+            self._peer_closed = not count
+        return count
+
+    async def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        """Receive bytes and ancillary data: see `socket.recvmsg`.
+
+        Descriptors among it are the caller's to close, and are not inherited by children.
+        """
+        return await self._receive(lambda: self._try_recvmsg(bufsize, ancbufsize, flags), flags)
+
+    def _try_recvmsg(
+        self, bufsize: int, ancbufsize: int, flags: int
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any] | None:
+        try:
+            data, ancillary, message_flags, address = self._sock.recvmsg(
+                bufsize, ancbufsize, flags | CLOSE_ON_EXEC
+            )
+        except BlockingIOError as error:
+            return (b"", [], 0, None) if self._no_input(error, flags) else None
+        except OSError as error:
+            raise self._mark(error) from None
+        count = len(data)
+        self._count_received(count, flags)
+        # A message with descriptors ends a read early, so a short one says nothing of
+        # what is left (unix(7)).
+        self._peer_closed = not count
+        return data, ancillary, message_flags & ~CLOSE_ON_EXEC, address
+
+    async def recv_fds(
+        self, bufsize: int, maxfds: int, flags: int = 0
+    ) -> tuple[bytes, list[int], int, Any]:
+        """Receive at most `bufsize` bytes and `maxfds` descriptors: see `socket.recv_fds`.
+
+        Returns the bytes, the descriptors, which are the caller's to close and are not
+        inherited by children, the flags of recvmsg(2), and the peer's address. With
+        MSG_CTRUNC among the flags there were more descriptors, and the kernel has
+        closed those.
+        """
+        received = await self.recvmsg(bufsize, size_of_rights(maxfds), flags)
+        data, ancillary, message_flags, address = received
+        return data, descriptors_in(ancillary), message_flags, address
+
+    # Sending
+
+    async def send(self, data: ReadableBuffer, flags: int = 0) -> int:
+        """Send what the kernel takes of `data` at once, waiting until it takes any; how much."""
+        self._begin_sending()
+        try:
+            return await self._send_once(lambda: self._try_send(self._sock.send, data, flags))
+        finally:
+            self._end_sending()
+
+    async def sendmsg(
+        self,
+        buffers: Iterable[ReadableBuffer],
+        ancdata: Iterable[tuple[int, int, ReadableBuffer]] = (),
+        flags: int = 0,
+    ) -> int:
+        """Send what the kernel takes of several buffers, and ancillary data; how much."""
+        message = list(buffers), list(ancdata), flags
+        self._begin_sending()
+        try:
+            return await self._send_once(lambda: self._try_send(self._sock.sendmsg, *message))
+        finally:
+            self._end_sending()
+
+    async def send_fds(
+        self, buffers: Iterable[ReadableBuffer], fds: Iterable[int], flags: int = 0
+    ) -> int:
+        """Send bytes, at least one, and descriptors over a Unix socket: see `socket.send_fds`.
+
+        Returns how many bytes the kernel has taken; the descriptors went with the
+        first. They stay open here.
+        """
+        return await self.sendmsg(buffers, [rights(fds)], flags)
+
+    async def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
+        """Return when the kernel has all of `data`. The time-out is for the whole call."""
+        rest: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
+        self._check_sendable()
+        # Most often the kernel takes it all at once, and nobody can come in between.
+        if (sent := self._try_send(self._sock.send, rest, flags)) != len(rest):
+            await self._finish_sendall(rest, sent, flags)
+
+    async def _finish_sendall(self, rest: bytes | memoryview, sent: int | None, flags: int) -> None:
+        """`sendall` of what its first try has left."""
+        self._begin_sending()
+        try:
+            await self._send_rest(rest, sent, flags)
+        finally:
+            self._end_sending()
+
+    async def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
+        """Send a file opened in binary mode, from `offset`, at most `count` bytes; how many.
+
+        Uses `os.sendfile` for a regular file, whose position is after the last byte
+        sent on return, also when it raises (as in `socket.socket.sendfile`); other
+        files are read block by block. The time-out is for each block. Reading a file
+        blocks the loop as long as the disk takes.
+        """
+        return await send_file(self, file, offset, count)
+
+    # What else a connection is asked
     def peer_credentials(self) -> PeerCredentials:
         """The process at the other end of a Unix socket, as it was when it connected.
 
@@ -107,117 +249,44 @@ class StreamSocket(ReceivingSide):
         `shutdown(SHUT_WR)` says it to the client, who may go on sending; the FIN comes
         when the connection is closed.
         """
-        if not isinstance(cast("object", context), ssl.SSLContext):
-            raise TypeError(f"start_tls() needs an ssl.SSLContext, not {context!r}")
-        if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
-            raise ValueError(
-                "start_tls() needs a context for a server, as ssl.create_default_context("
-                "ssl.Purpose.CLIENT_AUTH) makes it, and got one for a client"
-            )
-        if self._tls is not None:
-            raise RuntimeError("the connection is encrypted already")
-        await self._flush()
-        if self._unread:
-            raise self._mark(
-                ConnectionAbortedError(
-                    errno.ECONNABORTED,
-                    f"{len(self._unread)} bytes came before the TLS handshake, unencrypted",
-                )
-            )
-        if self._receiving:
-            raise self._in_use("receiving from")
-        self._begin_sending()
-        self._receiving = True
-        # The handshake is one message, which a shutdown of the server waits for.
-        ends, self._ends_when_draining = self._ends_when_draining, False
-        limit = self._limits.handshake_timeout
         on_late = functools.partial(self._strike, "handshake_timeout")
-        deadline = None if limit is None else Deadline(self._loop, limit, on_late)
-        try:
-            self._tls = await self._shake_hands(context)
-            self._sock = cast(socket.socket, self._tls)
-            self._input_expected = True
-        except ssl.SSLError as error:
-            raise self._mark(error) from None
-        finally:
-            if deadline is not None:
-                deadline.cancel()
-            self._receiving = False
-            self._end_sending()
-            self._ends_when_draining = ends
-            self._opening = self._received, self._loop.time()
+        await start_tls(self, context, self._limits.handshake_timeout, on_late)
 
-    async def _shake_hands(self, context: ssl.SSLContext) -> TLSChannel:
-        channel = TLSChannel(self._sock, context, self._register_writer)
-        done = False
-        while not done:
-            while (
-                not (self._input_expected and self._credit > 0)
-                or (received := self._try_recv_uncounted()) is None
-            ):
-                await self._input()
-            # It is not counted, but the client has begun to speak.
-            self._opening = self._received, self._loop.time()
-            try:
-                done, said = channel.shake_hands(received)
-            except ssl.SSLError:
-                # An alert, which helps the client to find out. It need not arrive.
-                with contextlib.suppress(OSError):
-                    self._sock.send(channel.alert())
-                raise
-            while said:
-                if (sent := self._try_send_uncounted(said)) is None:
-                    await self._output(self._deadline())
-                else:
-                    said = said[sent:]
-        return channel
+    # Draining
 
-    # What TLS needs for itself is not counted. Counters must not fall, so that each is counted
-    # elsewhere for the moment of the call.
+    def end_when_draining(self, ends: bool = True) -> None:
+        """Say whether the wait for the next message ends once the server shuts down (`draining`).
 
-    def _try_recv_uncounted(self) -> bytes | None:
-        traffic, self._traffic = self._traffic, Traffic()
-        before = self._received
-        try:
-            return self._try_recv(_HANDSHAKE_SIZE)
-        finally:
-            self._traffic, self._received = traffic, before
+        The handler then finds what it finds when the client closes: `recv` and the rfile
+        return `b""`, and `async for line in self.rfile` ends. What had arrived is read
+        before, and a message that has begun is waited for.
 
-    def _try_send_uncounted(self, data: bytes) -> int | None:
-        traffic, before = self._traffic, self._sent
+        A handler that says True ends in any wait, and one that says False in none. Without
+        a word of the handler the server judges, if its `end_when_draining` is set: a client
+        that was answered since it has last sent something waits for nothing.
+        """
+        self._ends_when_draining = ends
+        if self._timers is not None and self._timers.last_waits is not None:
+            self._look_again()
 
-        def send(data: bytes) -> int:
-            # Now, and not before: what has been written leaves first, and is counted.
-            nonlocal before
-            before, self._traffic = self._sent, Traffic()
-            return self._sock.send(data)
+    def _server_drains(self, last_waits: LastWaits) -> None:
+        self._need_timers().last_waits = last_waits
+        self._look_again()
 
-        try:
-            return self._try_send(send, data)
-        finally:
-            self._traffic, self._sent = traffic, before
+    # Time-outs of the server
 
-    async def _end_tls(self) -> None:
-        """Say the end of TLS, wait for the client's, and go on in the open."""
-        await self._flush()
-        self._begin_sending()
-        try:
-            tls = self._tls
-            assert tls is not None
-            tls.say_end()
-            deadline = self._deadline()
-            while not tls.has_ended:
-                await self._output(deadline)
-            if await self.recv(1) or tls.has_more_in_the_open:
-                raise self._mark(
-                    ssl.SSLError(
-                        "the client has sent more behind the end of TLS, or before its own"
-                    )
-                )
-            self._tls, self._sock = None, tls.sock
-            self._peer_closed, self._input_expected = False, True
-        finally:
-            self._end_sending()
+    @property
+    def _expired(self) -> str:
+        """The one that has struck, or nothing."""
+        return "" if self._timers is None else self._timers.expired
+
+    def _strike(self, option: str) -> None:
+        """One has struck: tell it, and have every wait fail."""
+        self._need_timers().strike(self, option)
+
+    def _expire(self, option: str) -> bool:
+        """Have every wait fail from now on, for somebody who tells it; whether there was one."""
+        return self._need_timers().expire(self, option)
 
     # Ending
 
@@ -295,8 +364,9 @@ class StreamSocket(ReceivingSide):
         """`reading` or `writing`, while its handler waits for that. In any thread."""
         if self._read_waiter.waiting:
             return "reading"
-        flushed = [future for _, future in self._flush_waiters or () if not future.done()]
-        return "writing" if flushed or self._is_sender_waiting() else None
+        sends = self._write_waiter is not None and self._write_waiter.waiting
+        flushes = self._flushes is not None and self._flushes.waiting
+        return "writing" if sends or flushes else None
 
     def _abort(self) -> None:
         """Reset the connection: the server's last word to a stuck handler."""
@@ -318,22 +388,10 @@ class StreamSocket(ReceivingSide):
         if self._tls is not None:
             self._tls.on_unsent = None
         self._input_expected = True
-        if self._read_timeout is not None:
-            self._read_timeout.stop()
-            self._read_timeout = None
-        if self._write_timeout is not None:
-            self._write_timeout.stop()
-            self._write_timeout = None
-        if self._stall_timeout is not None:
-            self._stall_timeout.stop()
-            self._stall_timeout = None
+        if self._timers is not None:
+            self._timers.stop()
         self._owner = None
-        for waiter in (self._read_waiter, self._write_waiter):
-            if waiter is not None and waiter.waiting:
-                waiter.fail(self._closed_meanwhile())
-        for _, future in self._flush_waiters or ():
-            if not future.done():
-                future.set_exception(self._closed_meanwhile())
+        self._fail_waits(self._closed_meanwhile)
         return sock
 
     def _closed_meanwhile(self) -> OSError:
@@ -352,13 +410,13 @@ class StreamSocket(ReceivingSide):
         if value is not None and value < 0:
             raise ValueError(f"timeout must not be negative, and is {value!r}")
         # A wait under way keeps the time-out that it began with.
-        self._timeout = value
-        self._limit_reading()
+        if value is not None or self._timers is not None:
+            self._need_timers().timeout = value
         self._input_expected = True
 
     def gettimeout(self) -> float | None:
         """The time-out in seconds, or None."""
-        return self._timeout
+        return None if self._timers is None else self._timers.timeout
 
     def setblocking(self, flag: bool) -> None:
         """`settimeout(None)` for True, `settimeout(0)` for False: as in `socket.socket`."""
@@ -366,7 +424,7 @@ class StreamSocket(ReceivingSide):
 
     def getblocking(self) -> bool:
         """Whether a method would wait."""
-        return self._timeout != 0
+        return not self._never_waits
 
     def getpeername(self) -> Any:
         """The address of the peer."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import math
 import select
 import socket
 import struct
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 
 from ..errors import TimedOut
 from .readiness import is_ready
-from .waiter import CLOCK_RESOLUTION
 
 # A timer that comes this many seconds late says that the loop was blocked: the peer had
 # no chance to be served, and gets the time back.
@@ -44,9 +42,14 @@ class TimeLimits:
     on_timed_out: Callable[[object, str], object] = _ignore
 
     @property
-    def concern_receiving(self) -> bool:
+    def concern_input(self) -> bool:
         """Whether a wait for input has to look at them."""
         return self.read_timeout is not None or self.idle_timeout is not None
+
+    @property
+    def concern_output(self) -> bool:
+        """Whether it matters that the kernel takes nothing."""
+        return self.write_timeout is not None or self.idle_timeout is not None
 
 
 NO_LIMITS = TimeLimits()
@@ -100,140 +103,6 @@ async def time_limit(
     finally:
         if deadline is not None:
             deadline.cancel()
-
-
-class WaitTimeout:
-    """Ends the waits of one kind on one socket that take too long.
-
-    A timer that is pending stays when a wait ends, and looks at the deadline of the
-    wait then going on when it fires: a connection that is busy arms one timer for
-    each time-out that passes, not one for each `recv`.
-
-    When a wait is too long, `on_late` is called with the name of the option that limits
-    it. It looks first whether the socket is ready by now, because uvloop looks at timers
-    before it looks at sockets. A limit of the server is put off when the loop was blocked.
-    """
-
-    __slots__ = (
-        "_armed",
-        "_deadline",
-        "_handle",
-        "_hard",
-        "_idle",
-        "_is_waiting",
-        "_loop",
-        "_moved",
-        "_on_late",
-        "_option",
-        "_total_moved",
-    )
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        is_waiting: Callable[[], bool],
-        on_late: Callable[[str], object],
-        moved: Callable[[], int] = int,
-    ) -> None:
-        self._loop = loop
-        # Whether there is a wait, and nothing has ended it yet.
-        self._is_waiting = is_waiting
-        self._on_late = on_late
-        # How many bytes the connection has moved in the other direction.
-        self._total_moved = moved
-        self._deadline = 0.0
-        self._hard: float = 0.0
-        self._option = ""
-        self._idle: float | None = None
-        self._moved = 0
-        self._handle: asyncio.TimerHandle | None = None
-        # When that was made.
-        self._armed = 0.0
-
-    def start(self, deadline: float, option: str = "", idle: float | None = None) -> None:
-        """A wait begins that may last until `deadline`, on the loop's clock.
-
-        And only `idle` seconds, unless something moves in the other direction meanwhile.
-        """
-        self._hard = deadline
-        self._option = option
-        self._idle = idle
-        if idle is not None:
-            self._moved = self._total_moved()
-            deadline = min(deadline, self._loop.time() + idle)
-        self._deadline = deadline
-        if self._handle is not None and self._handle.when() > deadline:
-            self.stop()
-        if self._handle is None and deadline < math.inf:
-            self._arm()
-
-    def stop(self) -> None:
-        """Let no timer fire any more."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-
-    def _arm(self) -> None:
-        self._armed = self._loop.time()
-        self._handle = self._loop.call_at(self._deadline, self._check)
-
-    def _check(self) -> None:
-        self._handle = None
-        if not self._is_waiting():
-            return
-        # A wait may begin after its deadline: that is not the loop's fault.
-        late = self._loop.time() - max(self._deadline, self._armed)
-        option = "idle_timeout" if self._deadline < self._hard else self._option
-        if late >= -CLOCK_RESOLUTION:
-            if self._deadline < self._hard and self._total_moved() != self._moved:
-                # Not idle after all.
-                self.start(self._hard, self._option, self._idle)
-                return
-            if not option or late < BLOCKED:
-                self._on_late(option)
-                return
-            self._put_off(2 * late)
-        self._arm()
-
-    def _put_off(self, seconds: float) -> None:
-        """The loop was blocked: give the peer that time, and as much to make up for it."""
-        if self._deadline == self._hard:
-            self._hard += seconds
-        self._deadline = min(self._deadline + seconds, self._hard)
-
-
-class MessageTimeout(WaitTimeout):
-    """`WaitTimeout` for receiving.
-
-    It also limits a whole message (`read_timeout`) over several waits.
-    """
-
-    __slots__ = ("_message_deadline", "_message_start")
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        is_waiting: Callable[[], bool],
-        on_late: Callable[[str], object],
-        moved: Callable[[], int],
-    ) -> None:
-        super().__init__(loop, is_waiting=is_waiting, on_late=on_late, moved=moved)
-        self._message_start = -1
-        self._message_deadline = math.inf
-
-    def start_message(self, start: int, timeout: float) -> float:
-        """The deadline of the message that begins at byte `start` of the connection."""
-        # As long as nothing was read it is the same one.
-        if start != self._message_start:
-            self._message_start = start
-            self._message_deadline = self._loop.time() + timeout
-        return self._message_deadline
-
-    def _put_off(self, seconds: float) -> None:
-        super()._put_off(seconds)
-        self._message_deadline += seconds
 
 
 def limit_blocking(sock: socket.socket, limits: TimeLimits) -> None:

@@ -271,7 +271,7 @@ async def test_idle_connections_wake_nobody_up() -> None:
                 scheduled = cast("list[asyncio.TimerHandle]", loop._scheduled)
                 assert not [t for t in scheduled if "WaitTimeout" in repr(t)]
             for request in server._requests:
-                assert request.request._stall_timeout is None
+                assert request.request._timers._stall is None
 
 
 # --- write_timeout ---

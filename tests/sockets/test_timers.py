@@ -4,7 +4,8 @@ import asyncio
 import math
 from typing import cast
 
-from aiosocketserver.sockets.time_limits import BLOCKED, MessageTimeout, WaitTimeout
+from aiosocketserver.sockets.time_limits import BLOCKED
+from aiosocketserver.sockets.timers import MessageTimeout, WaitTimeout
 from tests.clock_support import Clock
 
 

@@ -1,0 +1,533 @@
+"""The hot path of a stream socket: one try of a system call, and what to await before the next.
+
+Whoever receives or sends asks `_input_expected` and `_credit`, tries, and awaits `_input()` or
+`_output()` when there was nothing. The loop's callbacks run the task that waits (`Waiter`).
+What was written is joined here, and leaves before everything else that is sent, and before the
+end of the connection (docs/decisions/0004-joined-writes.md).
+
+Plan: one pair of counters and one queue for each connection, no buffer and no transport between
+the handler and the kernel (0001); no registration with the loop for each wait (0003); nothing
+about time: a connection that has a time-out has a `Timers` object for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from .credit import CALL_COST, LINE_COST, TURN_CREDIT
+from .flushes import Flushes
+from .plain_socket import PlainSocket
+from .send_queue import SendQueue
+from .time_limits import TimeLimits
+from .timers import Timers
+from .traffic import Traffic
+from .waiter import GIVE_WAY, Waiter
+
+if TYPE_CHECKING:
+    from .receive_buffer import ReceiveBuffer
+    from .tls_channel import TLSChannel
+
+R = TypeVar("R")
+
+# Written bytes that may wait in the process; a `write` that goes above waits itself.
+WRITE_LIMIT = 64 * 1024
+
+# Takes the place of the real socket in one that was closed: every method of it raises
+# the OSError (EBADF) that a closed socket.socket raises.
+CLOSED = socket.socket()
+CLOSED.close()
+
+# Whole numbers: the enum's own operators take longer than the rest of a call.
+_PEEK = int(socket.MSG_PEEK)
+_NEVER_WAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+
+
+class StreamCore(PlainSocket):
+    """A non-blocking stream socket that is received from and sent on, one try at a time."""
+
+    __slots__ = (
+        "_answered",
+        "_credit",
+        "_ends_when_draining",
+        "_flush_scheduled",
+        "_flushes",
+        "_half_close_requested",
+        "_input_expected",
+        "_limits",
+        "_opening",
+        "_owner",
+        "_peer_closed",
+        "_queue",
+        "_read_waiter",
+        "_received",
+        "_receiving",
+        "_resuming",
+        "_sending",
+        "_sent",
+        "_timers",
+        "_tls",
+        "_traffic",
+        "_unread",
+        "_watch",
+        "_write_error",
+        "_write_waiter",
+        "_writer_registered",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        limits: TimeLimits,
+        owner: object,
+        traffic: Traffic,
+    ) -> None:
+        super().__init__(sock, loop)
+        # What `_sock` is from when the connection is encrypted.
+        self._tls: TLSChannel | None = None
+        # What this connection may do in one turn of the loop.
+        self._credit = TURN_CREDIT
+        # Bytes that the handler got, and those that it sent itself, without its `wfile`.
+        self._received: int = 0
+        self._sent: int = 0
+        # The same for all connections of the server.
+        self._traffic = traffic
+
+        # False after a short read: the next one would only tell that it would block.
+        self._input_expected = True
+        self._peer_closed = False
+        self._receiving = False
+        self._read_waiter = Waiter(loop)
+        # While the loop watches for input: what tells when it has stopped by itself.
+        self._watch: weakref.ref[Callable[[], None]] | None = None
+        # What the rfile has received and nobody has read: the beginning of a message.
+        self._unread: ReceiveBuffer | None = None
+
+        self._queue = SendQueue()
+        self._sending = False
+        self._write_error: OSError | None = None
+        self._half_close_requested = False
+        self._write_waiter: Waiter | None = None
+        self._writer_registered = False
+        # Set while a task runs inside a callback that flushes when it returns.
+        self._resuming = False
+        self._flush_scheduled = False
+        self._flushes: Flushes | None = None
+
+        self._limits = limits
+        # Made when there is something that is to end a wait.
+        self._timers: Timers | None = Timers(limits) if limits.concern_input else None
+        # For these, and for the last waits of a server that shuts down. The request that this
+        # connection serves, until it is closed:
+        self._owner = owner
+        # How many bytes had been received when something was last sent or written.
+        self._answered: int = 0
+        # How much was received before the first message, and when (0: when it was accepted).
+        self._opening: tuple[int, float] = (0, 0.0)
+        # What the handler has said, if it has, of whether that ends its waits.
+        self._ends_when_draining: bool | None = None
+
+    # Receiving
+
+    def _try_recv(self, bufsize: int, flags: int = 0) -> bytes | None:
+        """What one system call gives, or None when it would block.
+
+        For who may try: while something is expected, and there is credit.
+        """
+        try:
+            data = self._sock.recv(bufsize, flags)
+        except BlockingIOError as error:
+            return b"" if self._no_input(error, flags) else None
+        except OSError as error:
+            raise self._mark(error) from None
+        count = len(data)
+        self._credit -= count + CALL_COST
+        if not flags or not flags & _PEEK:
+            self._received += count
+            self._traffic.received += count
+        if count < bufsize:
+            # Nothing is left in the kernel, as a rule.
+            simple = not flags and self._tls is None and self._timers is None
+            self._input_expected = not simple and self._may_have_more(flags)
+            self._peer_closed = not count
+        return data
+
+    def _count_received(self, count: int, flags: int) -> None:
+        """As `_try_recv` counts, for the others."""
+        self._credit -= count + CALL_COST
+        if not flags & _PEEK:
+            self._received += count
+            self._traffic.received += count
+
+    def _may_have_more(self, flags: int) -> bool:
+        """Whether more may be left behind a short read.
+
+        The call may have peeked only (`flags`), TLS holds what it has decrypted, and a handler
+        that never waits has to look each time.
+        """
+        return flags != 0 or self._never_waits or (self._tls is not None and self._tls.has_more)
+
+    @property
+    def _never_waits(self) -> bool:
+        return self._timers is not None and self._timers.timeout == 0
+
+    def _no_input(self, error: BlockingIOError, flags: int) -> bool:
+        """Nothing is there now: whether that is the end, because the server shuts down."""
+        if self._never_waits or flags & _NEVER_WAIT:
+            # Charge this call too: otherwise a handler that polls in a loop would never give way.
+            self._credit -= CALL_COST
+            raise self._mark(error) from None
+        if self._timers is not None and self._timers.is_last_wait_over(self):
+            self._credit -= CALL_COST
+            return True
+        self._input_expected = False
+        return False
+
+    async def _receive(self, attempt: Callable[[], R | None], flags: int) -> R:
+        """Try until there is input, or the end."""
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._receiving = True
+        try:
+            while True:
+                if (self._input_expected or flags) and self._credit > 0:
+                    received = attempt()
+                    if received is not None:
+                        return received
+                await self._input()
+        finally:
+            self._receiving = False
+
+    def _input(self) -> Awaitable[None]:
+        """What to await before another try to receive."""
+        if self._credit <= 0:
+            self._credit = TURN_CREDIT
+            return GIVE_WAY
+        if self._queue.queued != self._queue.sent:
+            self._send_pending()
+        timers = self._timers
+        if timers is not None and not timers.begin_input(self):
+            # For one more look at what has come, or the end.
+            self._input_expected = True
+            return GIVE_WAY
+        if self._watch is None:
+            self._watch_input()
+        return self._read_waiter
+
+    def _look_again(self) -> None:
+        """Have the task that waits for input look whether there is some, or an end."""
+        self._input_expected = True
+        self._read_waiter.wake()
+
+    def _is_in_a_message(self) -> bool:
+        """Whether something has come, and what is read at once has not all come."""
+        return bool(self._unread) or (self._tls is not None and self._tls.in_a_record)
+
+    def _watch_input(self) -> None:
+        # A socket with an error is reported once by libuv, which then stops to watch it
+        # (uv__poll_io), and uvloop tells nobody: who has read what came before a reset, and
+        # waits for more, would wait for ever. But it lets go of the callback.
+        on_readable = self._on_readable
+        self._loop.add_reader(self._sock.fileno(), on_readable)
+        self._watch = weakref.ref(on_readable, self._on_unwatched)
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch = None
+            self._loop.remove_reader(self._sock.fileno())
+
+    def _on_unwatched(self, watch: object) -> None:
+        """The loop has let go of the callback: on its end, or because of an error."""
+        if not self._loop.is_closed():
+            # uvloop is not done with it yet.
+            self._loop.call_soon(self._look_at_error, watch)
+
+    def _look_at_error(self, watch: object) -> None:
+        if self._watch is watch:
+            self._stop_watching()
+            self._look_again()
+
+    def _on_readable(self) -> None:
+        self._input_expected = True
+        self._credit = TURN_CREDIT
+        # While the task runs, `_write` need not see to it that its bytes leave.
+        self._resuming = True
+        try:
+            resumed = self._read_waiter.resume()
+        finally:
+            self._resuming = False
+        if not resumed:
+            # Registered for the life of many waits, until input comes that nobody
+            # waits for: each registration is a system call (decision 0003).
+            self._stop_watching()
+            return
+        queue = self._queue
+        if queue.queued != queue.sent and not self._writer_registered:
+            self._send_pending()
+
+    # Sending
+
+    def _try_send(self, send: Callable[..., int], *args: Any) -> int | None:
+        """The result of one system call, or None when it is time to wait.
+
+        `send` is looked up for each try: a method kept over a wait would be that of a
+        socket which has been closed meanwhile, and lingers, or is somebody else's.
+        """
+        queue = self._queue
+        if queue.sent != queue.limit:
+            self._send_pending()
+            self._check_broken()
+            if queue.sent != queue.limit:
+                return None
+        if self._credit <= 0:
+            return None
+        try:
+            sent = send(*args)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._mark(error) from None
+        self._credit -= sent + CALL_COST
+        self._sent += sent
+        self._traffic.sent += sent
+        self._answered = self._received
+        return sent
+
+    async def _send_once(self, attempt: Callable[[], int | None]) -> int:
+        """Try until the kernel has taken something; how much."""
+        deadline = self._deadline()
+        while (sent := attempt()) is None:
+            await self._output(deadline)
+        return sent
+
+    async def _send_rest(self, rest: bytes | memoryview, sent: int | None, flags: int) -> None:
+        """Send what the first try, which took `sent` bytes, has left of `rest`."""
+        deadline = self._deadline()
+        while sent != len(rest):
+            if sent is None:
+                await self._output(deadline)
+            else:
+                rest = memoryview(rest)[sent:]
+            sent = self._try_send(self._sock.send, rest, flags)
+
+    def _output(self, deadline: float | None) -> Awaitable[None]:
+        """What to await before another try to send, of a call that began with `_deadline`."""
+        if self._credit <= 0:
+            self._credit = TURN_CREDIT
+            return GIVE_WAY
+        if self._write_waiter is None:
+            self._write_waiter = Waiter(self._loop)
+        if self._timers is not None:
+            self._timers.begin_output(self, deadline)
+        self._register_writer()
+        return self._write_waiter
+
+    def _deadline(self) -> float | None:
+        """When a call that sends, and begins now, raises TimeoutError; None for never."""
+        return None if self._timers is None else self._timers.deadline(self._loop)
+
+    def _check_sendable(self) -> None:
+        if self._sending:
+            raise self._in_use("sending on")
+        if self._write_error is not None or self._half_close_requested:
+            self._refuse_to_send()
+
+    def _check_broken(self) -> None:
+        if self._write_error is not None:
+            self._refuse_to_send()
+
+    def _refuse_to_send(self) -> NoReturn:
+        if self._write_error is not None:
+            raise self._again(self._write_error) from self._write_error
+        raise self._mark(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+
+    def _begin_sending(self) -> None:
+        self._check_sendable()
+        self._sending = True
+        # What is written before now leaves first, what is written later leaves after.
+        self._queue.hold()
+
+    def _end_sending(self) -> None:
+        self._sending = False
+        if self._sock is CLOSED:
+            return
+        queue = self._queue
+        if self._tls is not None and queue.sent == queue.limit:
+            # A send that was cancelled or timed out: what was encrypted of it leaves.
+            self._count_sent(self._tls.disown())
+        queue.release()
+        if queue.queued != queue.sent:
+            self._flush_soon()
+        elif self._half_close_requested:
+            self._half_close()
+
+    def _register_writer(self) -> None:
+        if not self._writer_registered:
+            self._loop.add_writer(self._sock.fileno(), self._on_writable)
+            self._writer_registered = True
+            if self._limits.concern_output:
+                self._need_timers().watch_output(self)
+
+    def _unregister_writer(self) -> None:
+        if self._writer_registered:
+            self._loop.remove_writer(self._sock.fileno())
+            self._writer_registered = False
+
+    def _on_writable(self) -> None:
+        if self._timers is not None:
+            # The kernel takes something, so the time begins anew.
+            self._timers.watch_output(self)
+        self._send_pending()
+        if self._tls is not None:
+            self._tls.speak()
+        waiter = self._write_waiter
+        if waiter is not None and self._queue.sent == self._queue.limit:
+            self._credit = TURN_CREDIT
+            waiter.resume()
+        # Looked up again: the task may have gone on to close the socket.
+        if (
+            self._queue.sent == self._queue.limit
+            and (waiter is None or not waiter.waiting)
+            and (self._tls is None or not self._tls.has_to_speak)
+        ):
+            self._unregister_writer()
+
+    def _count_sent(self, count: int) -> None:
+        """Count bytes that leave without another call of the handler's."""
+        self._sent += count
+        self._traffic.sent += count
+
+    def _total_sent(self) -> int:
+        return self._sent + self._queue.sent
+
+    # Joined writes: what `wfile.write` leaves here
+
+    async def _flush(self) -> None:
+        """Return when the kernel has everything that was written before this call."""
+        self._check_broken()
+        position = self._queue.queued
+        self._send_pending()
+        self._check_broken()
+        if self._queue.sent < position:
+            if self._never_waits:
+                self._credit -= CALL_COST
+                if self._credit <= 0:
+                    self._credit = TURN_CREDIT
+                    await GIVE_WAY
+                raise self._would_block()
+            await self._flushed(position)
+        elif self._credit <= 0:
+            self._credit = TURN_CREDIT
+            await GIVE_WAY
+
+    async def _flushed(self, position: int) -> None:
+        timeout = None
+        if self._timers is not None:
+            self._timers.check(self)
+            timeout = self._timers.timeout
+        if self._flushes is None:
+            self._flushes = Flushes()
+        scope = asyncio.timeout(timeout)
+        try:
+            async with scope:
+                await self._flushes.until(position, self._loop)
+        except TimeoutError as error:
+            raise (self._timed_out() if scope.expired() else self._mark(error)) from None
+
+    def _write(self, block: bytes) -> bool:
+        """Put one write behind the others; True when the writer has to wait for `_flush`."""
+        if self._sock is CLOSED:
+            raise self._mark(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+        if self._write_error is not None or self._half_close_requested:
+            self._refuse_to_send()
+        pending = self._queue.append(block)
+        self._answered = self._received
+        self._credit -= len(block) + LINE_COST
+        if pending >= WRITE_LIMIT or self._credit <= 0:
+            return True
+        if not self._resuming:
+            self._flush_soon()
+        return False
+
+    def _flush_soon(self) -> None:
+        if not (self._flush_scheduled or self._writer_registered):
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush_at_end_of_turn)
+
+    def _flush_at_end_of_turn(self) -> None:
+        self._flush_scheduled = False
+        self._send_pending()
+
+    def _send_pending(self) -> None:
+        """Send what the kernel takes now; the writer callback goes on with the rest."""
+        queue = self._queue
+        before = queue.sent
+        if before == queue.limit:
+            return
+        try:
+            queue.send(self._sock.send)
+        except BlockingIOError:
+            self._register_writer()
+        except OSError as error:
+            # Raised at the next write, flush or finish: nobody waits for it here.
+            self._break(error.with_traceback(None))
+        self._traffic.sent += queue.sent - before
+        if self._flushes is not None:
+            self._flushes.wake(queue.sent)
+        if self._half_close_requested and not queue and not self._sending:
+            self._half_close()
+
+    def _break(self, error: OSError) -> None:
+        """What was written cannot leave: whoever waits for that gets the error, or sends next."""
+        self._write_error = error
+        self._queue.clear()
+        if self._flushes is not None:
+            self._flushes.fail(lambda: self._again(error))
+
+    def _half_close(self) -> None:
+        if self._write_error is None:
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                self._write_error = error.with_traceback(None)
+
+    def _need_timers(self) -> Timers:
+        if self._timers is None:
+            self._timers = Timers(self._limits)
+        return self._timers
+
+    # Errors
+
+    def _fail_waits(self, make_error: Callable[[], OSError]) -> bool:
+        """Have an error raised wherever a task waits in this socket; whether one does."""
+        failed = [
+            waiter.fail(make_error())
+            for waiter in (self._read_waiter, self._write_waiter)
+            if waiter is not None and waiter.waiting
+        ]
+        if self._flushes is not None:
+            failed.append(self._flushes.fail(make_error))
+        return any(failed)
+
+    def _timed_out(self) -> OSError:
+        return self._mark(TimeoutError("timed out"))
+
+    def _would_block(self) -> BlockingIOError:
+        return self._mark(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
+
+    def _again(self, error: OSError) -> OSError:
+        """An error of its own for each caller: one raised twice gathers the tracebacks of both."""
+        return self._mark(type(error)(*error.args))
+
+    @staticmethod
+    def _in_use(what: str) -> RuntimeError:
+        return RuntimeError(
+            f"another task is {what} this socket: only one may at a time, or nobody could tell "
+            "whose bytes are whose (wfile.write() may be called by any number of tasks)"
+        )
