@@ -16,6 +16,9 @@ import pytest
 from aiosocketserver import StreamRequestHandler
 from tests.deploy_support import ROOT, ask
 
+# Environments are made, with pip in them.
+pytestmark = pytest.mark.timeout(300)
+
 
 class Echo(StreamRequestHandler):
     async def handle(self) -> None:

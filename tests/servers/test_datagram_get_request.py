@@ -6,7 +6,6 @@ import itertools
 import os
 import socket
 import socketserver
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 import aiosocketserver
 from tests.datagram_support import receive
+from tests.rescue_support import Rescuer
 from tests.support import until
 
 KINDS = ["udp", "unix", "threading udp", "threading unix", "forking udp", "forking unix"]
@@ -40,30 +40,16 @@ class LegacyUpper(socketserver.DatagramRequestHandler):
         self.wfile.write(self.rfile.read().upper())
 
 
-class Rescuer:
-    """Sends to a server whose loop stands still, so that a test fails and does not hang."""
+def rescuer(server: aiosocketserver.UDPServer) -> Rescuer:
+    """Sends where a recvfrom() waits."""
+    address: Any = server.server_address
 
-    def __init__(self, server: aiosocketserver.UDPServer) -> None:
-        self.was_needed = False
-        self._address: Any = server.server_address
-        self._family = server.address_family
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+    def rescue() -> None:
+        sock = socket.socket(server.address_family, socket.SOCK_DGRAM)
+        with sock, contextlib.suppress(BlockingIOError):
+            sock.sendto(b"rescue", socket.MSG_DONTWAIT, address)
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        assert not self.was_needed, "the loop stood still"
-
-    def _run(self) -> None:
-        with socket.socket(self._family, socket.SOCK_DGRAM) as sock:
-            while not self._ended.wait(0.01 if self.was_needed else 5):
-                self.was_needed = True
-                with contextlib.suppress(BlockingIOError):
-                    sock.sendto(b"rescue", socket.MSG_DONTWAIT, self._address)
+    return Rescuer(rescue)
 
 
 @contextlib.asynccontextmanager
@@ -74,7 +60,7 @@ async def serving(
     made = type("Overriding", (CLASSES[kind],), {"get_request": get_request})
     address: Any = str(tmp_path / "server") if "unix" in kind else ("127.0.0.1", 0)
     async with made(address, Upper if " " not in kind else LegacyUpper) as server:
-        with Rescuer(server):
+        with rescuer(server):
             await server.start_serving()
             yield server
 
@@ -230,7 +216,7 @@ async def test_handle_request_goes_on_waiting_when_the_request_was_stolen(
     made = type("Overriding", (CLASSES[kind],), {"get_request": get_request})
     address: Any = str(tmp_path / "server") if "unix" in kind else ("127.0.0.1", 0)
     async with made(address, Upper if " " not in kind else LegacyUpper) as server:
-        with Rescuer(server):
+        with rescuer(server):
             client = client_of(server)
             serving = asyncio.create_task(server.handle_request())
             client.send(b"taken")
@@ -257,7 +243,7 @@ async def test_no_hook_waits_on_the_servers_socket(
     made = type("Overriding", (CLASSES[kind],), {hook: read})
     address: Any = str(tmp_path / "server") if "unix" in kind else ("127.0.0.1", 0)
     async with made(address, Upper if " " not in kind else LegacyUpper) as server:
-        with Rescuer(server):
+        with rescuer(server):
             serving = asyncio.create_task(server.serve_forever(poll_interval=0.01))
             client = client_of(server)
             if hook != "service_actions":

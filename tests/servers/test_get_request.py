@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import socket
 import socketserver
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 import aiosocketserver
+from tests.rescue_support import Rescuer
 from tests.support import ask, until
 
 KINDS: dict[str, Any] = {
@@ -33,30 +33,16 @@ class LegacyHello(socketserver.StreamRequestHandler):
         self.wfile.write(b"hello")
 
 
-class Rescuer:
-    """Connects to a server whose loop stands still, so that a test fails and does not hang."""
+def rescuer(server: aiosocketserver.TCPServer) -> Rescuer:
+    """Connects where an accept() waits."""
+    address: Any = server.server_address
 
-    def __init__(self, server: aiosocketserver.TCPServer) -> None:
-        self.was_needed = False
-        self._address: Any = server.server_address
-        self._family = server.address_family
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+    def rescue() -> None:
+        with contextlib.suppress(OSError), socket.socket(server.address_family) as sock:
+            sock.setblocking(False)
+            sock.connect(address)
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        assert not self.was_needed, "the loop stood still"
-
-    def _run(self) -> None:
-        while not self._ended.wait(0.01 if self.was_needed else 5):
-            self.was_needed = True
-            with contextlib.suppress(OSError), socket.socket(self._family) as sock:
-                sock.setblocking(False)
-                sock.connect(self._address)
+    return Rescuer(rescue)
 
 
 def make(kind: str, tmp_path: Path, **hooks: Any) -> Any:
@@ -95,7 +81,7 @@ async def test_it_accepts_as_socketservers_may(
     kind: str, get_request: Callable[[Any], Any], tmp_path: Path
 ) -> None:
     async with make(kind, tmp_path, get_request=get_request) as server:
-        with Rescuer(server):
+        with rescuer(server):
             await server.start_serving()
             for _ in range(2):
                 answers = await asyncio.gather(*(ask(server.server_address) for _ in range(3)))
@@ -121,7 +107,7 @@ async def test_it_may_find_nobody_there(
     async with make(kind, tmp_path, get_request=get_request) as server:
         if set_by == "the program":
             server.socket.settimeout(time_out)
-        with Rescuer(server):
+        with rescuer(server):
             await server.start_serving()
             with socket.socket(server.address_family) as client:
                 client.connect(server.server_address)
@@ -146,7 +132,7 @@ async def test_no_hook_waits_on_the_listening_socket(kind: str, hook: str, tmp_p
         return getattr(super(type(self), self), hook)(*args)
 
     async with make(kind, tmp_path, **{hook: accept}) as server:
-        with Rescuer(server):
+        with rescuer(server):
             serving = asyncio.create_task(server.serve_forever(poll_interval=0.01))
             assert await ask(server.server_address) == b"hello"
             is_answered = True
@@ -160,7 +146,7 @@ async def test_a_time_out_that_somebody_sets_meanwhile_stops_nothing(
     kind: str, tmp_path: Path
 ) -> None:
     async with make(kind, tmp_path) as server:
-        with Rescuer(server):
+        with rescuer(server):
             await server.start_serving()
             server.socket.settimeout(60)
             assert await ask(server.server_address) == b"hello"
