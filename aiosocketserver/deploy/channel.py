@@ -75,7 +75,7 @@ class Channel:
             self._waits = False
 
     def _receive_all(self) -> None:
-        # To the end: what came with a reset uvloop tells of once (see `ReceivingSide`).
+        # To the end: what came with a reset uvloop tells of once (see `StreamCore._watch_input`).
         while self._sock.fileno() >= 0 and self._receive():
             pass
 

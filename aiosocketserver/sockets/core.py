@@ -5,15 +5,16 @@ Whoever receives or sends asks `_input_expected` and `_credit`, tries, and await
 What was written is joined here, and leaves before everything else that is sent, and before the
 end of the connection (docs/decisions/0004-joined-writes.md).
 
-Plan: one pair of counters and one queue for each connection, no buffer and no transport between
-the handler and the kernel (0001); no registration with the loop for each wait (0003); nothing
-about time: a connection that has a time-out has a `Timers` object for that.
+For each connection there is one pair of counters and one queue, and neither a buffer nor a
+transport between the handler and the kernel (0001). No wait registers anything with the loop
+(0003), and none has a timer: a connection whose waits something is to end has `Timers` for that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import socket
 import weakref
@@ -45,7 +46,7 @@ CLOSED.close()
 
 # Whole numbers: the enum's own operators take longer than the rest of a call.
 _PEEK = int(socket.MSG_PEEK)
-_NEVER_WAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+_NEVER_WAIT = int(socket.MSG_DONTWAIT)
 
 
 class StreamCore(PlainSocket):
@@ -121,10 +122,9 @@ class StreamCore(PlainSocket):
         self._flushes: Flushes | None = None
 
         self._limits = limits
-        # Made when there is something that is to end a wait.
+        # Made when there is something that is to end a wait. What follows is read there.
         self._timers: Timers | None = Timers(limits) if limits.concern_input else None
-        # For these, and for the last waits of a server that shuts down. The request that this
-        # connection serves, until it is closed:
+        # The request that this connection serves, until it is closed.
         self._owner = owner
         # How many bytes had been received when something was last sent or written.
         self._answered: int = 0
@@ -152,14 +152,18 @@ class StreamCore(PlainSocket):
             self._received += count
             self._traffic.received += count
         if count < bufsize:
-            # Nothing is left in the kernel, as a rule.
-            simple = not flags and self._tls is None and self._timers is None
-            self._input_expected = not simple and self._may_have_more(flags)
+            # As _may_have_more, which would be one more call for each `recv`.
+            timers, tls = self._timers, self._tls
+            self._input_expected = (
+                flags != 0
+                or (timers is not None and timers.timeout == 0)
+                or (tls is not None and tls.has_more)
+            )
             self._peer_closed = not count
         return data
 
     def _count_received(self, count: int, flags: int) -> None:
-        """As `_try_recv` counts, for the others."""
+        """Count what another call than `_try_recv`, which counts by itself, has received."""
         self._credit -= count + CALL_COST
         if not flags & _PEEK:
             self._received += count
@@ -179,18 +183,22 @@ class StreamCore(PlainSocket):
 
     def _no_input(self, error: BlockingIOError, flags: int) -> bool:
         """Nothing is there now: whether that is the end, because the server shuts down."""
-        if self._never_waits or flags & _NEVER_WAIT:
+        timers = self._timers
+        if flags & _NEVER_WAIT or (timers is not None and timers.timeout == 0):
             # Charge this call too: otherwise a handler that polls in a loop would never give way.
             self._credit -= CALL_COST
             raise self._mark(error) from None
-        if self._timers is not None and self._timers.is_last_wait_over(self):
+        if timers is not None and timers.last_waits is not None and timers.is_last_wait_over(self):
             self._credit -= CALL_COST
             return True
         self._input_expected = False
         return False
 
     async def _receive(self, attempt: Callable[[], R | None], flags: int) -> R:
-        """Try until there is input, or the end."""
+        """Try until there is input, or the end.
+
+        `recv` and `recv_into` do so by themselves: a coroutine in between costs them a third.
+        """
         if self._receiving:
             raise self._in_use("receiving from")
         self._receiving = True
@@ -212,7 +220,7 @@ class StreamCore(PlainSocket):
         if self._queue.queued != self._queue.sent:
             self._send_pending()
         timers = self._timers
-        if timers is not None and not timers.begin_input(self):
+        if timers is not None and timers.concern_input and not timers.begin_input(self):
             # For one more look at what has come, or the end.
             self._input_expected = True
             return GIVE_WAY
@@ -300,7 +308,10 @@ class StreamCore(PlainSocket):
         return sent
 
     async def _send_once(self, attempt: Callable[[], int | None]) -> int:
-        """Try until the kernel has taken something; how much."""
+        """Try until the kernel has taken something; how much.
+
+        `send` does so by itself, for its speed.
+        """
         deadline = self._deadline()
         while (sent := attempt()) is None:
             await self._output(deadline)
@@ -317,7 +328,7 @@ class StreamCore(PlainSocket):
             sent = self._try_send(self._sock.send, rest, flags)
 
     def _output(self, deadline: float | None) -> Awaitable[None]:
-        """What to await before another try to send, of a call that began with `_deadline`."""
+        """What to await before another try to send. A call has `_deadline()` from when it began."""
         if self._credit <= 0:
             self._credit = TURN_CREDIT
             return GIVE_WAY
@@ -371,18 +382,25 @@ class StreamCore(PlainSocket):
         if not self._writer_registered:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
             self._writer_registered = True
-            if self._limits.concern_output:
-                self._need_timers().watch_output(self)
+            self._watch_output()
 
     def _unregister_writer(self) -> None:
         if self._writer_registered:
             self._loop.remove_writer(self._sock.fileno())
             self._writer_registered = False
 
+    def _need_timers(self) -> Timers:
+        if self._timers is None:
+            self._timers = Timers(self._limits)
+        return self._timers
+
+    def _watch_output(self) -> None:
+        if self._limits.concern_output:
+            self._need_timers().watch_output(self)
+
     def _on_writable(self) -> None:
-        if self._timers is not None:
-            # The kernel takes something, so the time begins anew.
-            self._timers.watch_output(self)
+        # The kernel takes something, so the time begins anew.
+        self._watch_output()
         self._send_pending()
         if self._tls is not None:
             self._tls.speak()
@@ -402,6 +420,9 @@ class StreamCore(PlainSocket):
         """Count bytes that leave without another call of the handler's."""
         self._sent += count
         self._traffic.sent += count
+
+    def _is_sender_waiting(self) -> bool:
+        return self._write_waiter is not None and self._write_waiter.waiting
 
     def _total_sent(self) -> int:
         return self._sent + self._queue.sent
@@ -433,12 +454,17 @@ class StreamCore(PlainSocket):
             timeout = self._timers.timeout
         if self._flushes is None:
             self._flushes = Flushes()
-        scope = asyncio.timeout(timeout)
+        flushes, scope = self._flushes, asyncio.timeout(timeout)
         try:
             async with scope:
-                await self._flushes.until(position, self._loop)
+                await flushes.until(position, self._loop)
         except TimeoutError as error:
             raise (self._timed_out() if scope.expired() else self._mark(error)) from None
+        finally:
+            if not flushes:
+                self._flushes = None
+            # It holds the task, whose error refers to this frame: break the cycle.
+            del scope
 
     def _write(self, block: bytes) -> bool:
         """Put one write behind the others; True when the writer has to wait for `_flush`."""
@@ -477,6 +503,8 @@ class StreamCore(PlainSocket):
         except OSError as error:
             # Raised at the next write, flush or finish: nobody waits for it here.
             self._break(error.with_traceback(None))
+            if self._flushes is not None:
+                self._flushes.fail(functools.partial(self._again, error))
         self._traffic.sent += queue.sent - before
         if self._flushes is not None:
             self._flushes.wake(queue.sent)
@@ -484,11 +512,9 @@ class StreamCore(PlainSocket):
             self._half_close()
 
     def _break(self, error: OSError) -> None:
-        """What was written cannot leave: whoever waits for that gets the error, or sends next."""
+        """Drop what was written: it cannot leave. Whoever sends or writes next gets the error."""
         self._write_error = error
         self._queue.clear()
-        if self._flushes is not None:
-            self._flushes.fail(lambda: self._again(error))
 
     def _half_close(self) -> None:
         if self._write_error is None:
@@ -496,11 +522,6 @@ class StreamCore(PlainSocket):
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError as error:
                 self._write_error = error.with_traceback(None)
-
-    def _need_timers(self) -> Timers:
-        if self._timers is None:
-            self._timers = Timers(self._limits)
-        return self._timers
 
     # Errors
 

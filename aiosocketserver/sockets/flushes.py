@@ -7,17 +7,23 @@ from collections.abc import Callable
 
 
 class Flushes:
-    """Waits of one connection, each for a position of its `SendQueue`. On the loop's thread."""
+    """Waits of one connection, each for a position of its `SendQueue`.
+
+    All but `waiting` is for the loop's thread.
+    """
 
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     @property
     def waiting(self) -> bool:
-        """Whether there is one that nothing has ended yet."""
-        return any(not future.done() for _, future in self._waiting)
+        """Whether there is one that nothing has ended yet. In any thread."""
+        return any(not future.done() for _, future in list(self._waiting))
 
     async def until(self, position: int, loop: asyncio.AbstractEventLoop) -> None:
         """Return when everything before `position` has been sent (`wake`)."""

@@ -100,7 +100,18 @@ class StreamSocket(StreamCore):
 
     async def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receive into `buffer`, at most `nbytes` bytes or as many as it holds; how many came."""
-        return await self._receive(lambda: self._try_recv_into(buffer, nbytes, flags), flags)
+        if self._receiving:
+            raise self._in_use("receiving from")
+        self._receiving = True
+        try:
+            while True:
+                if (self._input_expected or flags) and self._credit > 0:
+                    count = self._try_recv_into(buffer, nbytes, flags)
+                    if count is not None:
+                        return count
+                await self._input()
+        finally:
+            self._receiving = False
 
     def _try_recv_into(self, buffer: WriteableBuffer, nbytes: int, flags: int) -> int | None:
         try:
@@ -162,7 +173,10 @@ class StreamSocket(StreamCore):
         """Send what the kernel takes of `data` at once, waiting until it takes any; how much."""
         self._begin_sending()
         try:
-            return await self._send_once(lambda: self._try_send(self._sock.send, data, flags))
+            deadline = self._deadline()
+            while (sent := self._try_send(self._sock.send, data, flags)) is None:
+                await self._output(deadline)
+            return sent
         finally:
             self._end_sending()
 
@@ -217,6 +231,7 @@ class StreamSocket(StreamCore):
         return await send_file(self, file, offset, count)
 
     # What else a connection is asked
+
     def peer_credentials(self) -> PeerCredentials:
         """The process at the other end of a Unix socket, as it was when it connected.
 
@@ -270,22 +285,22 @@ class StreamSocket(StreamCore):
             self._look_again()
 
     def _server_drains(self, last_waits: LastWaits) -> None:
-        self._need_timers().last_waits = last_waits
+        self._need_timers().drain(last_waits)
         self._look_again()
 
     # Time-outs of the server
 
     @property
     def _expired(self) -> str:
-        """The one that has struck, or nothing."""
+        """The option whose time-out has struck; the empty string if none has."""
         return "" if self._timers is None else self._timers.expired
 
     def _strike(self, option: str) -> None:
-        """One has struck: tell it, and have every wait fail."""
+        """The time-out of an option has struck: tell it, and have every wait fail."""
         self._need_timers().strike(self, option)
 
     def _expire(self, option: str) -> bool:
-        """Have every wait fail from now on, for somebody who tells it; whether there was one."""
+        """Have every wait fail from now on; the caller tells of it. Whether there was a wait."""
         return self._need_timers().expire(self, option)
 
     # Ending
@@ -364,9 +379,9 @@ class StreamSocket(StreamCore):
         """`reading` or `writing`, while its handler waits for that. In any thread."""
         if self._read_waiter.waiting:
             return "reading"
-        sends = self._write_waiter is not None and self._write_waiter.waiting
-        flushes = self._flushes is not None and self._flushes.waiting
-        return "writing" if sends or flushes else None
+        flushes = self._flushes
+        is_flushed = flushes is not None and flushes.waiting
+        return "writing" if is_flushed or self._is_sender_waiting() else None
 
     def _abort(self) -> None:
         """Reset the connection: the server's last word to a stuck handler."""
@@ -411,7 +426,7 @@ class StreamSocket(StreamCore):
             raise ValueError(f"timeout must not be negative, and is {value!r}")
         # A wait under way keeps the time-out that it began with.
         if value is not None or self._timers is not None:
-            self._need_timers().timeout = value
+            self._need_timers().set_timeout(value)
         self._input_expected = True
 
     def gettimeout(self) -> float | None:

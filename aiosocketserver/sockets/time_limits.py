@@ -1,8 +1,4 @@
-"""How long a connection may take: the limits of its server, and the timer of a wait.
-
-A busy connection must not arm a timer for each read, and ten thousand idle ones must
-not wake anybody up: see `WaitTimeout`.
-"""
+"""How long a connection may take: a server's limits, one deadline, and blocking sockets."""
 
 from __future__ import annotations
 

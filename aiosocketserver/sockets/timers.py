@@ -118,7 +118,8 @@ class WaitTimeout:
                 self._on_late(option)
                 return
             self._put_off(2 * late)
-        self._arm()
+        if self._deadline < math.inf:
+            self._arm()
 
     def _put_off(self, seconds: float) -> None:
         """The loop was blocked: give the peer that time, and as much to make up for it."""
@@ -161,7 +162,7 @@ class MessageTimeout(WaitTimeout):
 
 
 class Connection(Waits, Protocol):
-    """The connection that they limit, as far as it matters here."""
+    """The connection whose waits `Timers` limits, as far as it matters here."""
 
     _loop: asyncio.AbstractEventLoop
     _sock: socket.socket
@@ -178,6 +179,7 @@ class Connection(Waits, Protocol):
     def _would_block(self) -> BlockingIOError: ...
     def _timed_out(self) -> OSError: ...
     def _total_sent(self) -> int: ...
+    def _is_sender_waiting(self) -> bool: ...
     def _look_again(self) -> None: ...
     def _break(self, error: OSError) -> None: ...
     def _unregister_writer(self) -> None: ...
@@ -187,14 +189,25 @@ class Connection(Waits, Protocol):
 class Timers:
     """What ends the waits of one connection: its `settimeout`, its server's limits and shutdown.
 
-    Made when one of these is to end a wait. The connection is given with each call: together
-    with one kept here it would be a cycle of references for each that ends.
+    Made when one of these is to end a wait. The connection is given with each call: kept here,
+    it would be in a circle of references with this object, for the collector to find.
     """
 
-    __slots__ = ("_input", "_limits", "_output", "_stall", "expired", "last_waits", "timeout")
+    __slots__ = (
+        "_input",
+        "_limits",
+        "_output",
+        "_stall",
+        "concern_input",
+        "expired",
+        "last_waits",
+        "timeout",
+    )
 
     def __init__(self, limits: TimeLimits) -> None:
         self._limits = limits
+        # Whether a wait for input has to call `begin_input`.
+        self.concern_input = limits.concern_input
         # Of `settimeout`, in seconds.
         self.timeout: float | None = None
         # The option of the server that has struck: every wait fails from then on.
@@ -205,6 +218,16 @@ class Timers:
         self._output: WaitTimeout | None = None
         # Runs while the kernel takes nothing.
         self._stall: WaitTimeout | None = None
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Of `settimeout`, for the waits that begin from now on."""
+        self.timeout = seconds
+        self.concern_input = True
+
+    def drain(self, last_waits: LastWaits) -> None:
+        """The server shuts down."""
+        self.last_waits = last_waits
+        self.concern_input = True
 
     def stop(self) -> None:
         """The connection is closed: let no timer fire any more."""
@@ -226,6 +249,7 @@ class Timers:
     def expire(self, connection: Connection, option: str) -> bool:
         """Have every wait fail from now on; whether there was one."""
         self.expired = option
+        self.concern_input = True
         return connection._fail_waits(lambda: connection._mark(TimedOut(option)))
 
     def deadline(self, loop: asyncio.AbstractEventLoop) -> float | None:
@@ -240,6 +264,12 @@ class Timers:
         if self.is_last_wait_over(connection):
             return False
         limits = self._limits
+        if self.timeout is None and self.last_waits is None and not limits.concern_input:
+            # `settimeout` was taken back.
+            if self._input is not None:
+                self._input.stop()
+            self.concern_input = False
+            return True
         deadline, option = math.inf, ""
         if limits.read_timeout is not None and connection._is_in_a_message():
             start = connection._received - len(connection._unread or b"")
@@ -301,7 +331,7 @@ class Timers:
         if self._output is None:
             self._output = WaitTimeout(
                 connection._loop,
-                is_waiting=lambda: _is_sender_waiting(connection),
+                is_waiting=connection._is_sender_waiting,
                 on_late=lambda _: self._on_late_output(connection),
             )
         self._output.start(deadline)
@@ -312,10 +342,8 @@ class Timers:
             connection._write_waiter.fail(connection._timed_out())
 
     def watch_output(self, connection: Connection) -> None:
-        """The kernel takes nothing more, or something again: what limits that begins anew."""
+        """The kernel takes nothing for now, or takes something again: the time begins anew."""
         limits = self._limits
-        if not limits.concern_output:
-            return
         if self._stall is None:
             self._stall = WaitTimeout(
                 connection._loop,
@@ -330,10 +358,7 @@ class Timers:
     def _on_stalled(self, connection: Connection, option: str) -> None:
         """The peer does not read: what was written cannot leave any more."""
         if not is_ready(connection._sock.fileno(), select.POLLOUT):
+            # Before the hook, which may close the connection: it must not linger for what is left.
             connection._break(TimedOut(option))
             connection._unregister_writer()
             self.strike(connection, option)
-
-
-def _is_sender_waiting(connection: Connection) -> bool:
-    return connection._write_waiter is not None and connection._write_waiter.waiting

@@ -216,6 +216,21 @@ async def test_a_connection_that_a_shutdown_cut_is_freed() -> None:
         await freed(references)
 
 
+async def test_a_connection_is_freed_whose_flush_was_cancelled() -> None:
+    class Impatient(aiosocketserver.StreamRequestHandler):
+        async def handle(self) -> None:
+            await self.wfile.write(await self.rfile.readline())
+            writing = asyncio.create_task(self.wfile.write(b"x" * 10_000_000))
+            await asyncio.sleep(0)
+            writing.cancel()
+            await asyncio.wait([writing])
+            await self.rfile.readline()
+
+    # Until then a timer has the context in which it was set, also one that was cancelled.
+    server = aiosocketserver.TCPServer(LOCALHOST, Impatient, write_timeout=0.5)
+    await freed_after(server, reset)
+
+
 @pytest.mark.parametrize("polite", [True, False], ids=["close_notify", "reset"])
 async def test_an_encrypted_connection_is_freed(tmp_path: Path, polite: bool) -> None:
     certificates = Certificates.make(tmp_path)

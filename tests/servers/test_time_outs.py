@@ -325,6 +325,31 @@ async def test_a_client_that_reads_slowly_is_not_cut() -> None:
         assert not server.statistics.timed_out
 
 
+async def test_the_hook_of_a_stalled_write_sees_that_the_request_writes() -> None:
+    seen: list[str | None] = []
+    raised: list[Exception] = []
+
+    class Floods(StreamRequestHandler):
+        async def handle(self) -> None:
+            try:
+                while True:
+                    await self.wfile.write(b"x" * 100_000)
+            except TimedOut as error:
+                raised.append(error)
+
+    async with TCPServer(LOCALHOST, Floods, write_timeout=0.1) as server:
+
+        def on_timed_out(request: Any, client_address: Any, option: str) -> None:
+            seen.extend(shown.waits_for for shown in server.requests())
+
+        server.handle_timed_out = on_timed_out  # type: ignore[method-assign]
+        await server.start_serving()
+        async with client_of(server.server_address):
+            await until_later(lambda: raised)
+    assert seen == ["writing"]
+    assert str(raised[0]) == str(TimedOut("write_timeout"))
+
+
 async def test_writes_that_nobody_waits_for_have_their_time_too() -> None:
     class Sender(StreamRequestHandler):
         async def handle(self) -> None:
@@ -378,6 +403,28 @@ async def test_a_request_has_its_time_where_it_waits_for_its_client() -> None:
         assert [option for _, option in told.timed_out] == ["request_timeout"]
         assert told.errors == []
         assert server.statistics.timed_out == {"request_timeout": 1}
+
+
+async def test_no_wait_begins_when_the_time_of_the_request_is_over() -> None:
+    raised: list[Exception] = []
+
+    class Again(StreamRequestHandler):
+        request: StreamSocket
+
+        async def handle(self) -> None:
+            for _ in range(3):
+                try:
+                    await self.request.recv(1)
+                except TimedOut as error:
+                    raised.append(error)
+
+    async with TCPServer(LOCALHOST, Again, request_timeout=0.1) as server:
+        await server.start_serving()
+        async with client_of(server.server_address) as client:
+            assert await client.receive_all() == b""
+    assert [str(error) for error in raised] == [str(TimedOut("request_timeout"))] * 3
+    # Each with a traceback of its own.
+    assert len(set(raised)) == 3
 
 
 async def test_a_request_has_its_time_where_it_waits_for_something_else() -> None:

@@ -225,6 +225,11 @@ async def test_a_non_blocking_recv_never_waits() -> None:
                 await peer.send(data)
                 wait_until_readable(request)
                 assert await request.recv(10) == data
+            buffer = bytearray(10)
+            for data in b"a", b"b":
+                await peer.send(data)
+                wait_until_readable(request)
+                assert buffer[: await request.recv_into(buffer)] == data
         peer.finish()
         assert [await request.recv(10), await request.recv(10)] == [b"", b""]
 

@@ -186,3 +186,14 @@ def test_a_wait_that_begins_after_its_deadline_is_not_put_off() -> None:
     waits.begin(105, "read_timeout")
     waits.clock.advance(110)
     assert waits.late == ["read_timeout"]
+
+
+def test_a_wait_without_a_limit_keeps_no_timer() -> None:
+    waits = Waits()
+    waits.begin(105, "read_timeout")
+    waits.end()
+    waits.begin(math.inf)
+    waits.clock.advance(200)
+    assert not waits.late
+    # It would keep the context of a request, and with it the request.
+    assert waits.clock.pending() == []
