@@ -8,7 +8,6 @@ import logging
 import socket
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any
 
 from ..requests.back_off import BackOff, is_shortage
 
@@ -27,39 +26,51 @@ def is_listening(sock: socket.socket) -> bool:
         return error.errno != errno.EBADF
 
 
-class Listener:
-    """Accepts the connections of one listening socket on the loop.
+def _nothing() -> None:
+    """Nobody has to know."""
 
-    `get_request` returns one connection and its address, or raises BlockingIOError when
-    there is none; `on_request` is called with them, and raises MemoryError when it had to
-    close the connection for want of memory. While `may_accept()` is False the server has no
-    room for another one: accepting pauses, and the kernel's backlog holds the rest, until
-    `resume` is called. `ends_server(error)` says whether another error of `get_request` is
-    SystemExit or KeyboardInterrupt: raised in a callback, they would end the loop.
-    `on_pause` is called at each pause, whatever its reason. All methods run on the loop's
-    thread.
+
+class Listener:
+    """Takes requests from one descriptor, when the loop finds it readable.
+
+    These are the connections of a listening socket; in compat whatever a server takes.
+
+    `take()` takes one request and has it served; it raises BlockingIOError when there is none,
+    another OSError or a MemoryError when it could not be taken or served now. While `may_take()`
+    is False there is no room for another one: nothing is taken, and the kernel's backlog holds
+    the rest, until `resume` is called. `lasts(error)` says whether the next one would fail as
+    well, which begins a pause. `ends_server(error)` says whether anything else that `take`
+    raised is SystemExit or KeyboardInterrupt: raised in a callback, they would end the loop.
+    `on_batch` is called whenever the loop has found something, `on_pause` at each pause,
+    whatever its reason; `watch` is used in the place of the loop's `add_reader`. All methods run
+    on the loop's thread.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
+        descriptor: int,
         *,
-        get_request: Callable[[], tuple[Any, Any]],
-        may_accept: Callable[[], bool],
-        on_request: Callable[[Any, Any], object],
+        take: Callable[[], object],
+        may_take: Callable[[], bool],
+        lasts: Callable[[OSError | MemoryError], bool],
         ends_server: Callable[[BaseException], bool],
-        on_pause: Callable[[], object],
+        on_batch: Callable[[], object] = _nothing,
+        on_pause: Callable[[], object] = _nothing,
+        watch: Callable[[int, Callable[[], None]], object] | None = None,
+        batch: int = ACCEPT_BATCH,
     ) -> None:
         self._loop = loop
-        self._socket = sock
         # Needed to take it off the loop when somebody has closed the socket itself.
-        self._descriptor = sock.fileno()
-        self._get_request = get_request
-        self._may_accept = may_accept
-        self._on_request = on_request
+        self._descriptor = descriptor
+        self._take = take
+        self._may_take = may_take
+        self._lasts = lasts
         self._ends_server = ends_server
+        self._on_batch = on_batch
         self._on_pause = on_pause
+        self._watch = watch or loop.add_reader
+        self._batch = batch
         # The context of the code that started the server. resume() is often called from the
         # context of a request that ends; the tasks of new connections must not inherit the
         # variables of that request.
@@ -77,18 +88,18 @@ class Listener:
         if self._stopped or self._drained is not None:
             return
         self._suspended = False
-        self._context.run(self._loop.add_reader, self._descriptor, self._accept_batch)
+        self._context.run(self._watch, self._descriptor, self._take_batch)
         self._registered = True
 
     def resume(self) -> None:
         """Go on after a pause, if there is room again."""
         held = self._stopped or self._suspended or self._back_off.lasts
-        if self._registered or held or not self._may_accept():
+        if self._registered or held or not self._may_take():
             return
         if self._drained is None:
             self.start()
         else:
-            self._context.run(self._loop.call_soon, self._accept_batch)
+            self._context.run(self._loop.call_soon, self._take_batch)
 
     def suspend(self) -> None:
         """Accept nothing until `start` or `drain`; a drain goes on to its end."""
@@ -112,7 +123,7 @@ class Listener:
             self._drained = self._loop.create_future()
             if not self._back_off.lasts:
                 # A copy: a task that starts eagerly in one batch may drain the rest.
-                self._context.copy().run(self._accept_batch)
+                self._context.copy().run(self._take_batch)
         try:
             await asyncio.shield(self._drained)
         finally:
@@ -136,30 +147,28 @@ class Listener:
         self._back_off.start()
         self._on_pause()
 
-    def _accept_batch(self) -> None:
-        if self._socket.gettimeout():
-            # The program has set a time-out meanwhile: accept() would wait for that long.
-            self._socket.settimeout(0)
-        for _ in range(ACCEPT_BATCH if self._drained is None else self._remaining):
+    def _take_batch(self) -> None:
+        self._on_batch()
+        for _ in range(self._batch if self._drained is None else self._remaining):
             # The previous request may have done it, if its task started eagerly.
             if self._stopped or self._suspended:
                 return
-            if not self._may_accept():
+            if not self._may_take():
                 self._pause()
                 self._on_pause()
                 return
             try:
-                request, client_address = self._get_request()
+                self._take()
             except BlockingIOError:
                 self._back_off.emptied()
                 break
             except (OSError, MemoryError) as error:
-                listening = is_listening(self._socket)
-                if not listening and (self._drained is not None or self._stopped):
-                    # The clients that waited were refused when the server was closed, by
-                    # get_request() itself, for example.
-                    break
-                if is_shortage(error) or not listening:
+                if self._lasts(error):
+                    ends = self._drained is not None or self._stopped
+                    if ends and not is_shortage(error):
+                        # The clients that waited were refused when the server was closed, by
+                        # get_request() itself, for example.
+                        break
                     self._back_off.log(error)
                     self._back_off_now()
                     return
@@ -175,12 +184,6 @@ class Listener:
                 return
             else:
                 self._remaining -= 1
-                try:
-                    self._on_request(request, client_address)
-                except MemoryError:
-                    # This connection is closed; the next ones wait until there is memory.
-                    self._back_off_now()
-                    return
                 self._back_off.accepted()
         if self._drained is not None:
             self.stop()

@@ -120,6 +120,32 @@ def test_a_listening_socket_that_was_shut_down_is_tried_ever_more_seldom(
     assert len(tries) < 10
 
 
+def test_a_socket_that_was_closed_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    errors: list[int | None] = []
+    refused = threading.Event()
+
+    class Server(compat.TCPServer):
+        def service_actions(self) -> None:
+            self.socket.close()
+
+        def get_request(self) -> Any:
+            try:
+                return super().get_request()
+            except OSError as error:
+                errors.append(error.errno)
+                refused.set()
+                raise
+
+    with Server(ADDRESS, Handler) as server:
+        address = server.server_address
+        with in_thread(server.serve_forever):
+            assert ask(address) == b"answer"
+            assert refused.wait(BOUND)
+            server.shutdown()
+    assert errors == [errno.EBADF]
+    assert caplog.records == []
+
+
 def test_a_failed_handshake_in_get_request_concerns_nobody_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

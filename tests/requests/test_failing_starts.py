@@ -385,8 +385,9 @@ async def test_a_connection_for_which_there_is_no_memory_is_refused_and_the_next
     assert server.statistics.refused == {"memory": 3}
     assert server.statistics.accepted == 4
     assert server.statistics.accept_pauses == 3
-    (line,) = errors_in(caplog)
-    assert line.startswith("no memory to serve ('127.0.0.1'")
+    refused, paused = errors_in(caplog)
+    assert refused.startswith("no memory to serve ('127.0.0.1'")
+    assert paused == "accepting is paused, and goes on as soon as it can: out of memory"
 
 
 @pytest.mark.parametrize("overridden", [False, True])

@@ -5,32 +5,33 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
 
 import pytest
 
-from aiosocketserver.servers.listener import ACCEPT_BATCH, Listener
+from aiosocketserver.requests.back_off import is_shortage
+from aiosocketserver.servers.listener import ACCEPT_BATCH, Listener, is_listening
 from tests.clock_support import Clock
 
 
 class Backlog:
-    """A listener on a script of what `get_request` does, one entry for each call."""
+    """A listener on a script of what `take` does, one entry for each call."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.clock = Clock()
         self.script: list[BaseException | int] = []
         self.taken: list[int] = []
         self.fatal: list[BaseException] = []
+        self.on_taken: Callable[[], object] = list
         self.pauses = 0
         self.room = True
         self.listener = Listener(
             self.clock,  # type: ignore[arg-type]
-            sock,
-            get_request=self.get_request,
-            may_accept=lambda: self.room,
-            on_request=self.on_request,
+            sock.fileno(),
+            take=self.take,
+            may_take=lambda: self.room,
+            lasts=lambda error: is_shortage(error) or not is_listening(sock),
             ends_server=self.ends_server,
             on_pause=self.count_pause,
         )
@@ -44,16 +45,14 @@ class Backlog:
     def count_pause(self) -> None:
         self.pauses += 1
 
-    def get_request(self) -> tuple[Any, Any]:
+    def take(self) -> None:
         if not self.script:
             raise BlockingIOError
         entry = self.script.pop(0)
         if isinstance(entry, BaseException):
             raise entry
-        return entry, ("client", entry)
-
-    def on_request(self, request: Any, client_address: Any) -> None:
-        self.taken.append(request)
+        self.taken.append(entry)
+        self.on_taken()
 
 
 @pytest.fixture
@@ -216,7 +215,7 @@ def test_a_closed_listening_socket_does_not_spin(
 ) -> None:
     listening.close()
     backlog.script = [OSError(errno.EBADF, "closed")]
-    backlog.listener._accept_batch()
+    backlog.listener._take_batch()
     assert len(backlog.clock.pending()) == 1
 
 
@@ -258,13 +257,7 @@ def test_nothing_is_accepted_after_the_request_that_stopped_it(backlog: Backlog)
     # A task that starts eagerly can run a whole shutdown in the middle of a batch, and the
     # listening socket blocks again when that returns.
     backlog.script = [1, 2]
-    stop = backlog.listener.stop
-
-    def take_and_stop(request: Any, client_address: Any) -> None:
-        backlog.taken.append(request)
-        stop()
-
-    backlog.listener._on_request = take_and_stop
+    backlog.on_taken = backlog.listener.stop
     backlog.clock.readable()
     assert backlog.taken == [1]
 
@@ -364,7 +357,8 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
     taken = asyncio.Event()
     room = True
 
-    def take(request: socket.socket, client_address: Any) -> None:
+    def take() -> None:
+        request, _ = listening.accept()
         request.close()
         seen.append(variable.get())
         taken.set()
@@ -372,12 +366,11 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
     variable.set("of the starter")
     listener = Listener(
         asyncio.get_running_loop(),
-        listening,
-        get_request=listening.accept,
-        may_accept=lambda: room,
-        on_request=take,
+        listening.fileno(),
+        take=take,
+        may_take=lambda: room,
+        lasts=is_shortage,
         ends_server=lambda error: False,
-        on_pause=lambda: None,
     )
     listener.start()
     try:
