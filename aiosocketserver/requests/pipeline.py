@@ -53,9 +53,6 @@ class RequestPipeline:
     _checks_awaiting = False
     _checks_processing = False
 
-    # Whether get_request() is overridden, so that nothing is known of how it reads.
-    _overrides_get_request = False
-
     # True if process_request() and finish_request() are not overridden, so that a coroutine
     # handler can be awaited directly.
     _goes_straight = False
@@ -94,10 +91,9 @@ class RequestPipeline:
         self._calls = ThreadCalls(self._threads, self._starts)
 
     def _look_at_overrides(self) -> None:
-        self._overrides_get_request = not _is_of_this_package(self.get_request)
         finish_request = getattr(self.finish_request, "__func__", None)
         # The mix-ins' process_request() needs no watching.
-        self._checks_processing = not _is_of_this_package(self.process_request)
+        self._checks_processing = not is_of_this_package(self.process_request)
         self._checks_awaiting = (
             self._checks_processing or finish_request is not RequestPipeline.finish_request
         )
@@ -321,16 +317,6 @@ class RequestPipeline:
 
     # Hooks
 
-    def get_request(self) -> tuple[Any, Any]:
-        """Take one request from the socket, and the client's address. May be overridden.
-
-        Called on the loop's thread when there is one: an overridden one, as in
-        socketserver, for each request anew when the socket is readable. What it calls on
-        the server's socket does not wait but raises BlockingIOError, which it lets
-        through; anything else that blocks would block the loop.
-        """
-        raise NotImplementedError(f"{type(self).__qualname__} does not define get_request()")
-
     def verify_request(self, request: Any, client_address: Any) -> bool | Awaitable[bool]:
         """Return True if the request shall be served. May be overridden, as a coroutine too."""
         return True
@@ -409,15 +395,6 @@ class RequestPipeline:
             option,
         )
 
-    def handle_timeout(self) -> Any:
-        """Called when `handle_request` waited in vain. May be overridden, as a coroutine too."""
-
-    def service_actions(self) -> Any:
-        """Called every `poll_interval` seconds by `serve_forever`. May be overridden.
-
-        May be a coroutine. An exception ends `serve_forever`.
-        """
-
 
 async def until_ended(task: asyncio.Task[None]) -> None:
     """Return when the task of a request has ended; one that is cancelled in this ends it."""
@@ -431,5 +408,6 @@ async def until_ended(task: asyncio.Task[None]) -> None:
         raise
 
 
-def _is_of_this_package(function: object) -> bool:
+def is_of_this_package(function: object) -> bool:
+    """Whether a hook is ours, and nobody has overridden it."""
     return getattr(function, "__module__", "").partition(".")[0] == __name__.partition(".")[0]

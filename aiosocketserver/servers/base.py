@@ -17,7 +17,7 @@ from ..options.of_classes import apply_options
 from ..requests import watchdog
 from ..requests.failures import awaitable
 from ..requests.handler_kinds import handler_kind
-from ..requests.pipeline import RequestPipeline, until_ended
+from ..requests.pipeline import RequestPipeline, is_of_this_package, until_ended
 from ..requests.times import RequestTimes
 from ..requests.views import RequestInProgress, view_of
 from ..sockets.readiness import is_ready, until_readable
@@ -114,6 +114,8 @@ class BaseServer(RequestPipeline):
         self._fatal: BaseException | None = None
         self._waiting_for_one = False
         self._closed = False
+        # Whether get_request() is overridden, so that nothing is known of how it reads.
+        self._overrides_get_request = False
 
     # Serving
 
@@ -359,6 +361,31 @@ class BaseServer(RequestPipeline):
         entries = sorted(self._requests, key=lambda entry: (entry.id, entry.outcome != ""))
         latest = {entry.id: entry for entry in entries}
         return [view_of(entry, self._stages.waits_for(entry)) for entry in latest.values()]
+
+    # Hooks; those of a request are in the pipeline
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Take one request from the socket, and the client's address. May be overridden.
+
+        Called on the loop's thread when there is one: an overridden one, as in
+        socketserver, for each request anew when the socket is readable. What it calls on
+        the server's socket does not wait but raises BlockingIOError, which it lets
+        through; anything else that blocks would block the loop.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define get_request()")
+
+    def handle_timeout(self) -> Any:
+        """Called when `handle_request` waited in vain. May be overridden, as a coroutine too."""
+
+    def service_actions(self) -> Any:
+        """Called every `poll_interval` seconds by `serve_forever`. May be overridden.
+
+        May be a coroutine. An exception ends `serve_forever`.
+        """
+
+    def _look_at_overrides(self) -> None:
+        super()._look_at_overrides()
+        self._overrides_get_request = not is_of_this_package(self.get_request)
 
     # What the kinds of sockets fill in
 
