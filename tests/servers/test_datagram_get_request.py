@@ -14,8 +14,7 @@ import pytest
 
 import aiosocketserver
 from tests.datagram_support import receive
-from tests.rescue_support import Rescuer
-from tests.support import until
+from tests.support import Rescuer, until
 
 KINDS = ["udp", "unix", "threading udp", "threading unix", "forking udp", "forking unix"]
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 import aiosocketserver
-from tests.rescue_support import Rescuer
-from tests.support import ask, until
+from tests.support import Rescuer, ask, until
 
 KINDS: dict[str, Any] = {
     "tcp": aiosocketserver.TCPServer,
