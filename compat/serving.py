@@ -112,7 +112,7 @@ class Serving:
             self._descriptor,
             take=self._take,
             may_take=self._has_room,
-            lasts=self._lasts,
+            would_fail_again=self._would_fail_again,
             ends_server=self._ends_serving,
             on_batch=self._on_batch,
             watch=self._watch,
@@ -255,7 +255,7 @@ class Serving:
         stopped = self._ended.done() or self.server._BaseServer__shutdown_request
         return stopped or self.error is not None
 
-    def _lasts(self, error: OSError | MemoryError) -> bool:
+    def _would_fail_again(self, error: OSError | MemoryError) -> bool:
         """Whether get_request() would fail again at once."""
         if is_shortage(error):
             return True
@@ -289,7 +289,8 @@ class Serving:
     # Pauses
 
     def _has_room(self) -> bool:
-        """Whether one more request may be taken; without, nothing is, until `room_made`."""
+        """Whether one more request may be taken; if not, the listener pauses until `room_made`."""
+        # First: a room_made() in another thread meanwhile must not be lost.
         self._paused = True
         room = not self._waiting and self.server._aiosocketserver_has_room()
         if room and (self.coroutines is None or self.coroutines.has_room()):

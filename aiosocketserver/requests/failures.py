@@ -1,4 +1,7 @@
-"""What becomes of a request that fails: who is told, what is counted, and that it is closed."""
+"""What becomes of a request that fails: which hook is told, what is counted, that it is closed.
+
+Whose fault an error is, its `Stages` say; the line of the log is `handle_error`'s.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ class FailureHost(Protocol):
 
 
 class Failures:
-    """The end of requests that fail: which hooks are told, what is counted, what is logged.
+    """The end of requests that fail: which hooks are told, and what is counted.
 
     An error says whose fault it is: only one that this very connection has raised is its
     client's, and no error of a request is the server's end, whatever its class, but

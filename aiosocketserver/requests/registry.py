@@ -11,8 +11,8 @@ from typing import Any
 from ..sockets.stream import StreamSocket
 from .entries import InProgress, InTask, InThread, InWaiting, is_task
 from .hosts import HostCounts
+from .request_timeout import RequestTimes
 from .statistics import RequestEnd, Statistics
-from .times import RequestTimes
 
 logger = logging.getLogger("aiosocketserver")
 

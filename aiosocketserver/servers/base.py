@@ -18,10 +18,10 @@ from ..requests import watchdog
 from ..requests.failures import awaitable
 from ..requests.handler_kinds import handler_kind
 from ..requests.pipeline import RequestPipeline, is_of_this_package, until_ended
-from ..requests.times import RequestTimes
+from ..requests.request_timeout import RequestTimes
 from ..requests.views import RequestInProgress, view_of
 from ..sockets.readiness import is_ready, until_readable
-from ..sockets.timeouts import put_back, set_while_read
+from ..sockets.server_timeout import put_back, set_while_read
 from .draining import Draining, ShutdownReport
 
 # Told apart from None, which means no deadline.

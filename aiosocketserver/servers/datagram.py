@@ -14,7 +14,7 @@ from ..sockets.datagram import DatagramSocket, kernel_drops
 from ..sockets.datagram_errors import cannot_be_answered
 from ..sockets.datagram_receiver import Arrival, DatagramReceiver
 from ..sockets.plain_socket import is_error_of
-from ..sockets.timeouts import never_wait_to_read
+from ..sockets.server_timeout import never_wait_to_read
 from .dispatcher import DatagramDispatcher
 from .legacy_datagram_socket import LegacyDatagramSocket
 from .socket_server import SocketServer

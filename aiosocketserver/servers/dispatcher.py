@@ -40,14 +40,14 @@ class DatagramDispatcher:
     """Reads the datagrams of one socket and has them served.
 
     `get_request` returns one datagram as a request and its address, raising
-    BlockingIOError when there is none. `ends_server(error)` says whether anything else that
-    it raises is SystemExit or KeyboardInterrupt: raised in a callback, they would end the
-    loop. `before_batch` is called before several datagrams are read; `serve` serves one;
-    `on_pause` is called at each pause for want of memory. At most `max_requests()` are in
-    progress; then `max_queue` wait; then the newest is dropped and counted. `end()` drops all
-    that wait. A `reliable` socket, whose senders wait while its buffer is full, is not read
-    until there is room again. `blocking` is the mode of the descriptor while the server
-    serves. All methods run on the loop's thread.
+    BlockingIOError when there is none. `ends_server(error)` gets anything else that it raises:
+    it ends the server, and returns True, for SystemExit and KeyboardInterrupt, which would end
+    the loop if a callback raised them. `before_batch` is called before several datagrams are
+    read; `serve` serves one; `on_pause` is called at each pause for want of memory. At most
+    `max_requests()` are in progress; then `max_queue` wait; then the newest is dropped and
+    counted. `end()` drops all that wait. A `reliable` socket, whose senders wait while its
+    buffer is full, is not read until there is room again. `blocking` is the mode of the
+    descriptor while the server serves. All methods run on the loop's thread.
     """
 
     def __init__(

@@ -38,9 +38,10 @@ class Listener:
     `take()` takes one request and has it served; it raises BlockingIOError when there is none,
     another OSError or a MemoryError when it could not be taken or served now. While `may_take()`
     is False there is no room for another one: nothing is taken, and the kernel's backlog holds
-    the rest, until `resume` is called. `lasts(error)` says whether the next one would fail as
-    well, which begins a pause. `ends_server(error)` says whether anything else that `take`
-    raised is SystemExit or KeyboardInterrupt: raised in a callback, they would end the loop.
+    the rest, until `resume` is called. `would_fail_again(error)` says whether the next
+    `take` would raise it as well, which begins a pause. `ends_server(error)` gets anything else
+    that was raised: it ends the server, and returns True, if the error asks for that. Raised in a
+    callback, it would end the loop.
     `on_batch` is called whenever the loop has found something, `on_pause` at each pause,
     whatever its reason; `watch` is used in the place of the loop's `add_reader`. All methods run
     on the loop's thread.
@@ -53,7 +54,7 @@ class Listener:
         *,
         take: Callable[[], object],
         may_take: Callable[[], bool],
-        lasts: Callable[[OSError | MemoryError], bool],
+        would_fail_again: Callable[[OSError | MemoryError], bool],
         ends_server: Callable[[BaseException], bool],
         on_batch: Callable[[], object] = _nothing,
         on_pause: Callable[[], object] = _nothing,
@@ -65,7 +66,7 @@ class Listener:
         self._descriptor = descriptor
         self._take = take
         self._may_take = may_take
-        self._lasts = lasts
+        self._would_fail_again = would_fail_again
         self._ends_server = ends_server
         self._on_batch = on_batch
         self._on_pause = on_pause
@@ -163,7 +164,7 @@ class Listener:
                 self._back_off.emptied()
                 break
             except (OSError, MemoryError) as error:
-                if self._lasts(error):
+                if self._would_fail_again(error):
                     ends = self._drained is not None or self._stopped
                     if ends and not is_shortage(error):
                         # The clients that waited were refused when the server was closed, by

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Unpack, cast
 
 from ..options import table as option
 from ..options.keywords import ServerOptions
-from ..sockets.timeouts import put_back, set_while_read
+from ..sockets.server_timeout import put_back, set_while_read
 from ..sockets.unix import AF_UNIX
 from . import addresses
 from .base import BaseServer

@@ -229,7 +229,7 @@ class TCPServer(SocketServer):
                 self.socket.fileno(),
                 take=self._take_connection,
                 may_take=self._may_accept,
-                lasts=self._lasts,
+                would_fail_again=self._would_fail_again,
                 ends_server=self._failures.ends_server,
                 on_batch=self._never_wait_to_accept,
                 on_pause=self._count_pause,
@@ -241,7 +241,7 @@ class TCPServer(SocketServer):
     def _take_connection(self) -> None:
         self._admission.on_connection(*self._next_request_if_any())
 
-    def _lasts(self, error: OSError | MemoryError) -> bool:
+    def _would_fail_again(self, error: OSError | MemoryError) -> bool:
         """Whether get_request() would fail again at once."""
         return is_shortage(error) or not is_listening(self.socket)
 

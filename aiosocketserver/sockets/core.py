@@ -7,7 +7,8 @@ end of the connection (docs/decisions/0004-joined-writes.md).
 
 For each connection there is one pair of counters and one queue, and neither a buffer nor a
 transport between the handler and the kernel (0001). No wait registers anything with the loop
-(0003), and none has a timer: a connection whose waits something is to end has `Timers` for that.
+(0003), or arms a timer: where a time-out or the shutdown may end waits, the connection has
+`Timers`, which `_input` and `_output` tell of each.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ class StreamCore(PlainSocket):
         if self._queue.queued != self._queue.sent:
             self._send_pending()
         timers = self._timers
-        if timers is not None and timers.concern_input and not timers.begin_input(self):
+        if timers is not None and timers.watches_input and not timers.begin_input(self):
             # For one more look at what has come, or the end.
             self._input_expected = True
             return GIVE_WAY
@@ -234,7 +235,7 @@ class StreamCore(PlainSocket):
         self._read_waiter.wake()
 
     def _is_in_a_message(self) -> bool:
-        """Whether something has come, and what is read at once has not all come."""
+        """Whether a part of a message is here: unread in the rfile, or of a TLS record."""
         return bool(self._unread) or (self._tls is not None and self._tls.in_a_record)
 
     def _watch_input(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..logs.limits import LogLimit
 from .packet_info import ControlMessages, Destination, ask_for_destinations, destination_of
-from .timeouts import set_while_read
+from .server_timeout import set_while_read
 
 logger = logging.getLogger("aiosocketserver")
 

@@ -30,8 +30,8 @@ R = TypeVar("R")
 LINGER_BYTES = 4 * 1024 * 1024
 _BLOCK_SIZE = 64 * 1024
 
-# Seconds of silence after which, while the server shuts down, a peer that has everything need
-# not close first: what it may have sent before it heard of the end has come by then.
+# While the server shuts down, a connection whose peer has acknowledged everything is closed after
+# so many seconds of silence: what the peer sent before it saw our FIN has arrived by then.
 SILENCE = 0.25
 
 

@@ -198,16 +198,16 @@ class Timers:
         "_limits",
         "_output",
         "_stall",
-        "concern_input",
         "expired",
         "last_waits",
         "timeout",
+        "watches_input",
     )
 
     def __init__(self, limits: TimeLimits) -> None:
         self._limits = limits
         # Whether a wait for input has to call `begin_input`.
-        self.concern_input = limits.concern_input
+        self.watches_input = limits.concern_input
         # Of `settimeout`, in seconds.
         self.timeout: float | None = None
         # The option of the server that has struck: every wait fails from then on.
@@ -222,12 +222,12 @@ class Timers:
     def set_timeout(self, seconds: float | None) -> None:
         """Of `settimeout`, for the waits that begin from now on."""
         self.timeout = seconds
-        self.concern_input = True
+        self.watches_input = True
 
     def drain(self, last_waits: LastWaits) -> None:
         """The server shuts down."""
         self.last_waits = last_waits
-        self.concern_input = True
+        self.watches_input = True
 
     def stop(self) -> None:
         """The connection is closed: let no timer fire any more."""
@@ -249,7 +249,7 @@ class Timers:
     def expire(self, connection: Connection, option: str) -> bool:
         """Have every wait fail from now on; whether there was one."""
         self.expired = option
-        self.concern_input = True
+        self.watches_input = True
         return connection._fail_waits(lambda: connection._mark(TimedOut(option)))
 
     def deadline(self, loop: asyncio.AbstractEventLoop) -> float | None:
@@ -259,7 +259,7 @@ class Timers:
     # Receiving
 
     def begin_input(self, connection: Connection) -> bool:
-        """A wait for input begins; whether it has to, or is over because the server shuts down."""
+        """A wait for input begins: arm its timer. False if it must not, for a shutdown ends it."""
         self.check(connection)
         if self.is_last_wait_over(connection):
             return False
@@ -268,7 +268,7 @@ class Timers:
             # `settimeout` was taken back.
             if self._input is not None:
                 self._input.stop()
-            self.concern_input = False
+            self.watches_input = False
             return True
         deadline, option = math.inf, ""
         if limits.read_timeout is not None and connection._is_in_a_message():

@@ -15,7 +15,7 @@ import pytest
 
 import aiosocketserver
 from aiosocketserver.requests import back_off
-from aiosocketserver.requests.times import RequestTimes
+from aiosocketserver.requests.request_timeout import RequestTimes
 from aiosocketserver.sockets.datagram_receiver import DatagramReceiver
 from tests.clock_support import Clock
 from tests.forking_support import all_reaped, ask, client_of

@@ -31,7 +31,7 @@ class Backlog:
             sock.fileno(),
             take=self.take,
             may_take=lambda: self.room,
-            lasts=lambda error: is_shortage(error) or not is_listening(sock),
+            would_fail_again=lambda error: is_shortage(error) or not is_listening(sock),
             ends_server=self.ends_server,
             on_pause=self.count_pause,
         )
@@ -369,7 +369,7 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
         listening.fileno(),
         take=take,
         may_take=lambda: room,
-        lasts=is_shortage,
+        would_fail_again=is_shortage,
         ends_server=lambda error: False,
     )
     listener.start()
