@@ -17,10 +17,10 @@ from types import FrameType
 from typing import Any
 
 from aiosocketserver.cpython import set_running_loop
-from aiosocketserver.requests.back_off import is_shortage
+from aiosocketserver.requests.back_off import BackOff, is_shortage
 from aiosocketserver.requests.starts import Starts
 from aiosocketserver.servers.base import cannot_watch
-from aiosocketserver.servers.listener import Listener, is_listening
+from aiosocketserver.servers.listener import is_listening
 from aiosocketserver.servers.taking import MSG_DONTWAIT, Taking, accept_at_once, while_nonblocking
 
 from .coroutines import CoroutineRequests
@@ -38,7 +38,7 @@ BATCH = 32
 class Serving:
     """A server on a loop, from the first request to the last.
 
-    Its listener calls `_handle_request_noblock` whenever the server's descriptor is readable, and
+    It calls `_handle_request_noblock` whenever the server's descriptor is readable, and
     `service_actions` after it and every `poll_interval` seconds, as socketserver's own
     loop does. All methods but `stop_threadsafe`, `room_made` and `try_starts` run on the
     loop's thread.
@@ -69,11 +69,10 @@ class Serving:
         self._descriptor = -1
         self._poll = select.poll()
         self._taking: Taking | None = None
-        self._listener: Listener | None = None
-        # Whether a request was taken since the loop has found the descriptor readable.
-        self._has_taken = False
+        self._registered = False
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
+        self._back_off = BackOff(loop, self._resume)
         self._starts = Starts(server._aiosocketserver.threads)
         # The tasks of requests whose thread or child cannot be started for now.
         self._waiting: set[asyncio.Task[None]] = set()
@@ -107,19 +106,8 @@ class Serving:
             )
         # Discard an error left over from an earlier handle_request().
         self.server._aiosocketserver.take_accept_error()
-        self._listener = Listener(
-            self.loop,
-            self._descriptor,
-            take=self._take,
-            may_take=self._has_room,
-            would_fail_again=self._would_fail_again,
-            ends_server=self._ends_serving,
-            on_batch=self._on_batch,
-            watch=self._watch,
-            batch=BATCH,
-        )
         try:
-            self._listener.resume()
+            self._resume()
         except NotImplementedError as error:
             raise cannot_watch(self.loop) from error
         hook = getattr(self.server.service_actions, "__func__", None)
@@ -170,8 +158,8 @@ class Serving:
             loop.default_exception_handler(context)
 
     def _end(self) -> None:
-        if self._listener is not None:
-            self._listener.stop()
+        self._back_off.stop()
+        self._unregister()
         if self._timer is not None:
             self._timer.cancel()
         if not self._ended.done():
@@ -179,37 +167,31 @@ class Serving:
 
     # Requests
 
-    def _on_batch(self) -> None:
-        self._has_taken = False
+    def _on_readable(self) -> None:
+        self._call(self._take_requests)
 
-    def _take(self) -> None:
-        """Have the server take one request, and raise what has kept it from that."""
-        # get_request() may wait for a client.
-        if self._has_taken and not self._poll.poll(0):
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        self._has_taken = True
-        self._call(self._handle_request)
-        error = self.server._aiosocketserver.take_accept_error()
-        # Somebody has closed the socket, so nobody will come any more.
-        is_closed = isinstance(error, OSError) and error.errno == errno.EBADF
-        if self._is_over() or is_closed:
-            assert self._listener is not None
-            self._listener.stop()
-        elif error is not None:
-            try:
-                raise error
-            finally:
-                # Its traceback refers to this frame: break the cycle.
-                del error
-
-    def _handle_request(self) -> None:
-        self.server._handle_request_noblock()
-        self.server.service_actions()
-
-    def _ends_serving(self, error: BaseException) -> bool:
-        """What a signal handler has raised between two requests, as a rule."""
-        self.fail(error)
-        return True
+    def _take_requests(self) -> None:
+        server = self.server
+        for _ in range(BATCH):
+            server._handle_request_noblock()
+            server.service_actions()
+            if self._is_over() or not self._has_room():
+                return
+            error = server._aiosocketserver.take_accept_error()
+            if error is None:
+                self._back_off.accepted()
+            elif isinstance(error, OSError) and error.errno == errno.EBADF:
+                # Somebody has closed the socket, so nobody will come any more.
+                self._unregister()
+                return
+            elif self._lasts(error):
+                self._back_off.log(error)
+                self._unregister()
+                self._back_off.start()
+                return
+            if not self._poll.poll(0):
+                self._back_off.emptied()
+                return
 
     def get_request(self) -> tuple[Any, Any]:
         """The server's, which does not wait when another process was faster."""
@@ -255,7 +237,7 @@ class Serving:
         stopped = self._ended.done() or self.server._BaseServer__shutdown_request
         return stopped or self.error is not None
 
-    def _would_fail_again(self, error: OSError | MemoryError) -> bool:
+    def _lasts(self, error: OSError | MemoryError) -> bool:
         """Whether get_request() would fail again at once."""
         if is_shortage(error):
             return True
@@ -289,13 +271,15 @@ class Serving:
     # Pauses
 
     def _has_room(self) -> bool:
-        """Whether one more request may be taken; if not, the listener pauses until `room_made`."""
+        """Whether one more request may be taken; if not, none is until `room_made`."""
         # First: a room_made() in another thread meanwhile must not be lost.
         self._paused = True
         room = not self._waiting and self.server._aiosocketserver_has_room()
         if room and (self.coroutines is None or self.coroutines.has_room()):
             self._paused = False
-        return not self._paused
+            return True
+        self._unregister()
+        return False
 
     def room_made(self) -> None:
         """A request has ended. Thread-safe."""
@@ -307,16 +291,26 @@ class Serving:
                 pass
 
     def _resume(self) -> None:
-        if self._listener is not None:
-            self._listener.resume()
+        if self._registered or self._ended.done() or self._back_off.lasts:
+            return
+        if self._has_room():
+            self._watch()
+            self._registered = True
 
-    def _watch(self, descriptor: int, callback: Callable[[], None]) -> None:
+    def _watch(self) -> None:
         # uvloop makes the descriptor non-blocking, for every process that shares it.
         try:
-            while_nonblocking(descriptor, self.loop.add_reader, descriptor, callback)
+            while_nonblocking(
+                self._descriptor, self.loop.add_reader, self._descriptor, self._on_readable
+            )
         except BlockingIOError:
             # Another process has just done the same, and puts the mode back.
-            self.loop.add_reader(descriptor, callback)
+            self.loop.add_reader(self._descriptor, self._on_readable)
+
+    def _unregister(self) -> None:
+        if self._registered:
+            self._registered = False
+            self.loop.remove_reader(self._descriptor)
 
     # Threads and children that cannot be started for now
 

@@ -47,6 +47,7 @@ ALLOWED = {
     "_writer_registered": "that the kernel takes nothing more for now",
     # Units that are tested by themselves.
     "_Worker": "a thread of the pool, to have its start fail",
+    "_accept_batch": "the callback of a listener",
     "_buffer": "what a file has read ahead",
     "_closing": "of a TLS client that tests use",
     "_crews": "the idle threads of a pool",
@@ -55,11 +56,11 @@ ALLOWED = {
     "_end": "the end of the service's parent",
     "_leave": "a thread that leaves the pool as a job comes",
     "_lock": "of a pool, to have the other thread wait",
+    "_on_request": "what a listener calls",
     "_pause": "of a listener",
     "_replace": "in the service's parent",
     "_restarting": "the workers that wait for their start",
     "_start_later": "in the service's parent",
-    "_take_batch": "the callback of a listener",
     "_worker": "the thread of a job",
 }
 

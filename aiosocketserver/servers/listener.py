@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import Callable
 from contextvars import copy_context
+from typing import Any
 
 from ..requests.back_off import BackOff, is_shortage
 
@@ -26,52 +27,40 @@ def is_listening(sock: socket.socket) -> bool:
         return error.errno != errno.EBADF
 
 
-def _nothing() -> None:
-    """Nobody has to know."""
-
-
 class Listener:
-    """Takes requests from one descriptor, when the loop finds it readable.
+    """Accepts the connections of one listening socket on the loop.
 
-    These are the connections of a listening socket; in compat whatever a server takes.
-
-    `take()` takes one request and has it served; it raises BlockingIOError when there is none,
-    another OSError or a MemoryError when it could not be taken or served now. While `may_take()`
-    is False there is no room for another one: nothing is taken, and the kernel's backlog holds
-    the rest, until `resume` is called. `would_fail_again(error)` says whether the next
-    `take` would raise it as well, which begins a pause. `ends_server(error)` gets anything else
-    that was raised: it ends the server, and returns True, if the error asks for that. Raised in a
-    callback, it would end the loop.
-    `on_batch` is called whenever the loop has found something, `on_pause` at each pause,
-    whatever its reason; `watch` is used in the place of the loop's `add_reader`. All methods run
-    on the loop's thread.
+    `get_request` returns one connection and its address, or raises BlockingIOError when
+    there is none; `on_request` is called with them, and raises MemoryError when it had to
+    close the connection for want of memory. While `may_accept()` is False the server has no
+    room for another one: accepting pauses, and the kernel's backlog holds the rest, until
+    `resume` is called. `ends_server(error)` gets any other error of `get_request`: it ends the
+    server, and returns True, for SystemExit and KeyboardInterrupt, which would end the loop if a
+    callback raised them.
+    `on_pause` is called at each pause, whatever its reason. All methods run on the loop's
+    thread.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        descriptor: int,
+        sock: socket.socket,
         *,
-        take: Callable[[], object],
-        may_take: Callable[[], bool],
-        would_fail_again: Callable[[OSError | MemoryError], bool],
+        get_request: Callable[[], tuple[Any, Any]],
+        may_accept: Callable[[], bool],
+        on_request: Callable[[Any, Any], object],
         ends_server: Callable[[BaseException], bool],
-        on_batch: Callable[[], object] = _nothing,
-        on_pause: Callable[[], object] = _nothing,
-        watch: Callable[[int, Callable[[], None]], object] | None = None,
-        batch: int = ACCEPT_BATCH,
+        on_pause: Callable[[], object],
     ) -> None:
         self._loop = loop
+        self._socket = sock
         # Needed to take it off the loop when somebody has closed the socket itself.
-        self._descriptor = descriptor
-        self._take = take
-        self._may_take = may_take
-        self._would_fail_again = would_fail_again
+        self._descriptor = sock.fileno()
+        self._get_request = get_request
+        self._may_accept = may_accept
+        self._on_request = on_request
         self._ends_server = ends_server
-        self._on_batch = on_batch
         self._on_pause = on_pause
-        self._watch = watch or loop.add_reader
-        self._batch = batch
         # The context of the code that started the server. resume() is often called from the
         # context of a request that ends; the tasks of new connections must not inherit the
         # variables of that request.
@@ -89,18 +78,18 @@ class Listener:
         if self._stopped or self._drained is not None:
             return
         self._suspended = False
-        self._context.run(self._watch, self._descriptor, self._take_batch)
+        self._context.run(self._loop.add_reader, self._descriptor, self._accept_batch)
         self._registered = True
 
     def resume(self) -> None:
         """Go on after a pause, if there is room again."""
         held = self._stopped or self._suspended or self._back_off.lasts
-        if self._registered or held or not self._may_take():
+        if self._registered or held or not self._may_accept():
             return
         if self._drained is None:
             self.start()
         else:
-            self._context.run(self._loop.call_soon, self._take_batch)
+            self._context.run(self._loop.call_soon, self._accept_batch)
 
     def suspend(self) -> None:
         """Accept nothing until `start` or `drain`; a drain goes on to its end."""
@@ -124,7 +113,7 @@ class Listener:
             self._drained = self._loop.create_future()
             if not self._back_off.lasts:
                 # A copy: a task that starts eagerly in one batch may drain the rest.
-                self._context.copy().run(self._take_batch)
+                self._context.copy().run(self._accept_batch)
         try:
             await asyncio.shield(self._drained)
         finally:
@@ -148,28 +137,30 @@ class Listener:
         self._back_off.start()
         self._on_pause()
 
-    def _take_batch(self) -> None:
-        self._on_batch()
-        for _ in range(self._batch if self._drained is None else self._remaining):
+    def _accept_batch(self) -> None:
+        if self._socket.gettimeout():
+            # The program has set a time-out meanwhile: accept() would wait for that long.
+            self._socket.settimeout(0)
+        for _ in range(ACCEPT_BATCH if self._drained is None else self._remaining):
             # The previous request may have done it, if its task started eagerly.
             if self._stopped or self._suspended:
                 return
-            if not self._may_take():
+            if not self._may_accept():
                 self._pause()
                 self._on_pause()
                 return
             try:
-                self._take()
+                request, client_address = self._get_request()
             except BlockingIOError:
                 self._back_off.emptied()
                 break
             except (OSError, MemoryError) as error:
-                if self._would_fail_again(error):
-                    ends = self._drained is not None or self._stopped
-                    if ends and not is_shortage(error):
-                        # The clients that waited were refused when the server was closed, by
-                        # get_request() itself, for example.
-                        break
+                listening = is_listening(self._socket)
+                if not listening and (self._drained is not None or self._stopped):
+                    # The clients that waited were refused when the server was closed, by
+                    # get_request() itself, for example.
+                    break
+                if is_shortage(error) or not listening:
                     self._back_off.log(error)
                     self._back_off_now()
                     return
@@ -185,6 +176,12 @@ class Listener:
                 return
             else:
                 self._remaining -= 1
+                try:
+                    self._on_request(request, client_address)
+                except MemoryError:
+                    # This connection is closed; the next ones wait until there is memory.
+                    self._back_off_now()
+                    return
                 self._back_off.accepted()
         if self._drained is not None:
             self.stop()

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, TypeGuard, cast
 
 from ..optional_ssl import has_ssl, ssl
 from ..options import table as option
-from ..requests.back_off import is_shortage
 from ..requests.handler_kinds import HandlerKind
 from ..requests.pipeline import until_ended
 from ..sockets.lingering import ClosingSocket, TLSEnd, linger
@@ -226,29 +225,18 @@ class TCPServer(SocketServer):
             self._begin_reading()
             self._listener = Listener(
                 loop,
-                self.socket.fileno(),
-                take=self._take_connection,
-                may_take=self._may_accept,
-                would_fail_again=self._would_fail_again,
+                self.socket,
+                get_request=(
+                    self._next_request_if_any if self._overrides_get_request else self.get_request
+                ),
+                may_accept=self._may_accept,
+                on_request=self._admission.on_connection,
                 ends_server=self._failures.ends_server,
-                on_batch=self._never_wait_to_accept,
                 on_pause=self._count_pause,
             )
         self._listener.start()
         if self._watch is None and self._tls is not None and self.tls_reload_interval is not None:
             self._watch = CertificateWatch(loop, self._tls, self.tls_reload_interval)
-
-    def _take_connection(self) -> None:
-        self._admission.on_connection(*self._next_request_if_any())
-
-    def _would_fail_again(self, error: OSError | MemoryError) -> bool:
-        """Whether get_request() would fail again at once."""
-        return is_shortage(error) or not is_listening(self.socket)
-
-    def _never_wait_to_accept(self) -> None:
-        if self.socket.gettimeout():
-            # The program has set a time-out meanwhile: accept() would wait for that long.
-            self.socket.settimeout(0)
 
     def _next_request_if_any(self) -> tuple[Any, Any]:
         if not self._overrides_get_request:

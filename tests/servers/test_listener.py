@@ -5,33 +5,32 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
-from aiosocketserver.requests.back_off import is_shortage
-from aiosocketserver.servers.listener import ACCEPT_BATCH, Listener, is_listening
+from aiosocketserver.servers.listener import ACCEPT_BATCH, Listener
 from tests.clock_support import Clock
 
 
 class Backlog:
-    """A listener on a script of what `take` does, one entry for each call."""
+    """A listener on a script of what `get_request` does, one entry for each call."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.clock = Clock()
         self.script: list[BaseException | int] = []
         self.taken: list[int] = []
         self.fatal: list[BaseException] = []
-        self.on_taken: Callable[[], object] = list
         self.pauses = 0
         self.room = True
         self.listener = Listener(
             self.clock,  # type: ignore[arg-type]
-            sock.fileno(),
-            take=self.take,
-            may_take=lambda: self.room,
-            would_fail_again=lambda error: is_shortage(error) or not is_listening(sock),
+            sock,
+            get_request=self.get_request,
+            may_accept=lambda: self.room,
+            on_request=self.on_request,
             ends_server=self.ends_server,
             on_pause=self.count_pause,
         )
@@ -45,14 +44,16 @@ class Backlog:
     def count_pause(self) -> None:
         self.pauses += 1
 
-    def take(self) -> None:
+    def get_request(self) -> tuple[Any, Any]:
         if not self.script:
             raise BlockingIOError
         entry = self.script.pop(0)
         if isinstance(entry, BaseException):
             raise entry
-        self.taken.append(entry)
-        self.on_taken()
+        return entry, ("client", entry)
+
+    def on_request(self, request: Any, client_address: Any) -> None:
+        self.taken.append(request)
 
 
 @pytest.fixture
@@ -215,7 +216,7 @@ def test_a_closed_listening_socket_does_not_spin(
 ) -> None:
     listening.close()
     backlog.script = [OSError(errno.EBADF, "closed")]
-    backlog.listener._take_batch()
+    backlog.listener._accept_batch()
     assert len(backlog.clock.pending()) == 1
 
 
@@ -257,7 +258,13 @@ def test_nothing_is_accepted_after_the_request_that_stopped_it(backlog: Backlog)
     # A task that starts eagerly can run a whole shutdown in the middle of a batch, and the
     # listening socket blocks again when that returns.
     backlog.script = [1, 2]
-    backlog.on_taken = backlog.listener.stop
+    stop = backlog.listener.stop
+
+    def take_and_stop(request: Any, client_address: Any) -> None:
+        backlog.taken.append(request)
+        stop()
+
+    backlog.listener._on_request = take_and_stop
     backlog.clock.readable()
     assert backlog.taken == [1]
 
@@ -357,8 +364,7 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
     taken = asyncio.Event()
     room = True
 
-    def take() -> None:
-        request, _ = listening.accept()
+    def take(request: socket.socket, client_address: Any) -> None:
         request.close()
         seen.append(variable.get())
         taken.set()
@@ -366,11 +372,12 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
     variable.set("of the starter")
     listener = Listener(
         asyncio.get_running_loop(),
-        listening.fileno(),
-        take=take,
-        may_take=lambda: room,
-        would_fail_again=is_shortage,
+        listening,
+        get_request=listening.accept,
+        may_accept=lambda: room,
+        on_request=take,
         ends_server=lambda error: False,
+        on_pause=lambda: None,
     )
     listener.start()
     try:
