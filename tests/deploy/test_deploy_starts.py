@@ -75,7 +75,7 @@ def test_a_reload_whose_worker_hangs_ends_and_lets_the_next_one_through(
 
 def test_the_successors_of_dead_workers_that_hang_are_tried_again(tmp_path: Path) -> None:
     hang = write_target(tmp_path)
-    arguments = ("slow:Process", *TWO, "--start-timeout", "0.5", "--metrics", "127.0.0.1:0")
+    arguments = ("slow:Process", *TWO, "--start-timeout", "2", "--metrics", "127.0.0.1:0")
     with serving_application(tmp_path, *arguments) as command:
         (line,) = [line for line in command.lines if "metrics and health on" in line]
         port = int(line.rpartition(":")[2])
