@@ -137,7 +137,7 @@ def test_workers_that_say_nothing_do_not_count(tmp_path: Path) -> None:
 
 def test_a_first_start_that_hangs_is_told(tmp_path: Path) -> None:
     write_target(tmp_path).touch()
-    arguments = ("slow:Process", *TWO, "--start-timeout", "0.5")
+    arguments = ("slow:Process", *TWO, "--start-timeout", "2")
     with serving_command(tmp_path, *arguments) as command:
         assert command.wait() == 2
         text = "\n".join(command.lines)
