@@ -239,6 +239,8 @@ class Timers:
     def check(self, connection: Connection) -> None:
         """Raise TimedOut if a time-out of the server has struck."""
         if self.expired:
+            # A handler that tries again and again has to give way, or nothing could end it.
+            connection._credit -= CALL_COST
             raise connection._mark(TimedOut(self.expired))
 
     def strike(self, connection: Connection, option: str) -> None:

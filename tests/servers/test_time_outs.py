@@ -427,6 +427,32 @@ async def test_no_wait_begins_when_the_time_of_the_request_is_over() -> None:
     assert len(set(raised)) == 3
 
 
+async def test_a_handler_that_tries_again_and_again_does_not_hold_the_loop() -> None:
+    had_a_turn = asyncio.Event()
+    counts: list[int] = []
+
+    class Stubborn(StreamRequestHandler):
+        request: StreamSocket
+
+        async def handle(self) -> None:
+            with pytest.raises(TimedOut):
+                await self.request.recv(1)
+            asyncio.get_running_loop().call_soon(had_a_turn.set)
+            tries = 0
+            while tries < 1000 and not had_a_turn.is_set():
+                tries += 1
+                with pytest.raises(TimedOut):
+                    await self.request.recv(1)
+            counts.append(tries)
+
+    async with TCPServer(LOCALHOST, Stubborn, request_timeout=0.1) as server:
+        await server.start_serving()
+        async with client_of(server.server_address) as client:
+            assert await client.receive_all() == b""
+    # 128 calls are one turn.
+    assert 0 < counts[0] < 200
+
+
 async def test_a_request_has_its_time_where_it_waits_for_something_else() -> None:
     cancelled = asyncio.Event()
 
