@@ -19,6 +19,7 @@ from typing import Any
 from aiosocketserver.cpython import set_running_loop
 from aiosocketserver.requests.back_off import BackOff, is_shortage
 from aiosocketserver.requests.starts import Starts
+from aiosocketserver.servers.accept_loop import AcceptLoop, Taken
 from aiosocketserver.servers.base import cannot_watch
 from aiosocketserver.servers.listener import is_listening
 from aiosocketserver.servers.taking import MSG_DONTWAIT, Taking, accept_at_once, while_nonblocking
@@ -69,7 +70,9 @@ class Serving:
         self._descriptor = -1
         self._poll = select.poll()
         self._taking: Taking | None = None
-        self._registered = False
+        # None before the first request may be taken.
+        self._accepting: AcceptLoop | None = None
+        # Whether room is waited for.
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._back_off = BackOff(loop, self._resume)
@@ -100,6 +103,16 @@ class Serving:
                 "server to serve again"
             )
         self._poll.register(self._descriptor, select.POLLIN)
+        self._accepting = AcceptLoop(
+            self.loop,
+            self._descriptor,
+            self._back_off,
+            watch=self._watch,
+            on_readable=self._on_readable,
+            take=self._take,
+            may_take=self._has_room,
+            on_pause=lambda: None,
+        )
         if wants_greenlets(self.server):
             self.greenlets = GreenletRequests(
                 self.server, self.loop, on_fatal=self.fail, on_room=self.room_made
@@ -158,8 +171,8 @@ class Serving:
             loop.default_exception_handler(context)
 
     def _end(self) -> None:
-        self._back_off.stop()
-        self._unregister()
+        if self._accepting is not None:
+            self._accepting.stop()
         if self._timer is not None:
             self._timer.cancel()
         if not self._ended.done():
@@ -168,30 +181,30 @@ class Serving:
     # Requests
 
     def _on_readable(self) -> None:
-        self._call(self._take_requests)
+        self._call(self._take_batch)
 
-    def _take_requests(self) -> None:
+    def _take_batch(self) -> None:
+        assert self._accepting is not None
+        self._accepting.take_batch(BATCH)
+
+    def _take(self) -> Taken:
+        """Have socketserver take one request, with all its hooks."""
         server = self.server
-        for _ in range(BATCH):
-            server._handle_request_noblock()
-            server.service_actions()
-            if self._is_over() or not self._has_room():
-                return
-            error = server._aiosocketserver.take_accept_error()
-            if error is None:
-                self._back_off.accepted()
-            elif isinstance(error, OSError) and error.errno == errno.EBADF:
-                # Somebody has closed the socket, so nobody will come any more.
-                self._unregister()
-                return
-            elif self._lasts(error):
-                self._back_off.log(error)
-                self._unregister()
-                self._back_off.start()
-                return
-            if not self._poll.poll(0):
-                self._back_off.emptied()
-                return
+        server._handle_request_noblock()
+        server.service_actions()
+        if self._is_over():
+            return Taken.NO_MORE
+        error = server._aiosocketserver.take_accept_error()
+        if error is None:
+            self._back_off.accepted()
+        elif isinstance(error, OSError) and error.errno == errno.EBADF:
+            # Somebody has closed the socket, so nobody will come any more.
+            return Taken.NO_MORE
+        elif self._lasts(error):
+            self._back_off.log(error)
+            return Taken.NOT_NOW
+        # A get_request() that blocks must not be called when nobody waits.
+        return Taken.ONE if self._poll.poll(0) else Taken.ALL
 
     def get_request(self) -> tuple[Any, Any]:
         """The server's, which does not wait when another process was faster."""
@@ -278,7 +291,6 @@ class Serving:
         if room and (self.coroutines is None or self.coroutines.has_room()):
             self._paused = False
             return True
-        self._unregister()
         return False
 
     def room_made(self) -> None:
@@ -291,26 +303,16 @@ class Serving:
                 pass
 
     def _resume(self) -> None:
-        if self._registered or self._ended.done() or self._back_off.lasts:
-            return
-        if self._has_room():
-            self._watch()
-            self._registered = True
+        if self._accepting is not None:
+            self._accepting.resume()
 
-    def _watch(self) -> None:
+    def _watch(self, descriptor: int, on_readable: Callable[[], object]) -> None:
         # uvloop makes the descriptor non-blocking, for every process that shares it.
         try:
-            while_nonblocking(
-                self._descriptor, self.loop.add_reader, self._descriptor, self._on_readable
-            )
+            while_nonblocking(descriptor, self.loop.add_reader, descriptor, on_readable)
         except BlockingIOError:
             # Another process has just done the same, and puts the mode back.
-            self.loop.add_reader(self._descriptor, self._on_readable)
-
-    def _unregister(self) -> None:
-        if self._registered:
-            self._registered = False
-            self.loop.remove_reader(self._descriptor)
+            self.loop.add_reader(descriptor, on_readable)
 
     # Threads and children that cannot be started for now
 
@@ -433,6 +435,8 @@ _OURS = {
     for function in (
         Serving.fail,
         Serving._end,
+        AcceptLoop.start,
+        AcceptLoop.stop,
         Serving.room_made,
         Serving.start_later,
         Serving.serve_coroutine,

@@ -1,4 +1,4 @@
-"""The accept loop: batches, pauses, and what each error of accept(2) means."""
+"""What the core accepts: what each error of accept(2) means, and how the backlog is drained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextvars import copy_context
 from typing import Any
 
 from ..requests.back_off import BackOff, is_shortage
+from .accept_loop import AcceptLoop, Taken
 
 logger = logging.getLogger("aiosocketserver")
 
@@ -54,37 +55,37 @@ class Listener:
     ) -> None:
         self._loop = loop
         self._socket = sock
-        # Needed to take it off the loop when somebody has closed the socket itself.
-        self._descriptor = sock.fileno()
         self._get_request = get_request
-        self._may_accept = may_accept
         self._on_request = on_request
         self._ends_server = ends_server
-        self._on_pause = on_pause
         # The context of the code that started the server. resume() is often called from the
         # context of a request that ends; the tasks of new connections must not inherit the
         # variables of that request.
         self._context = copy_context()
-        self._registered = False
         self._stopped = False
-        self._suspended = False
         self._back_off = BackOff(loop, self.resume)
+        self._accepting = AcceptLoop(
+            loop,
+            sock.fileno(),
+            self._back_off,
+            watch=loop.add_reader,
+            on_readable=self._accept_batch,
+            take=self._take,
+            may_take=may_accept,
+            on_pause=on_pause,
+        )
         # While the backlog is being drained: how many it can still hold.
         self._remaining = 0
         self._drained: asyncio.Future[None] | None = None
 
     def start(self) -> None:
         """Accept from now on, or again after `suspend`; nothing while or after it drains."""
-        if self._stopped or self._drained is not None:
-            return
-        self._suspended = False
-        self._context.run(self._loop.add_reader, self._descriptor, self._accept_batch)
-        self._registered = True
+        if not self._stopped and self._drained is None:
+            self._context.run(self._accepting.start)
 
     def resume(self) -> None:
         """Go on after a pause, if there is room again."""
-        held = self._stopped or self._suspended or self._back_off.lasts
-        if self._registered or held or not self._may_accept():
+        if not self._accepting.may_resume():
             return
         if self._drained is None:
             self.start()
@@ -94,8 +95,7 @@ class Listener:
     def suspend(self) -> None:
         """Accept nothing until `start` or `drain`; a drain goes on to its end."""
         if self._drained is None:
-            self._suspended = True
-            self._pause()
+            self._accepting.stop()
 
     async def drain(self, backlog: int) -> None:
         """Take the connections that wait in the kernel for a `backlog` of that size, then stop.
@@ -106,8 +106,7 @@ class Listener:
         if self._stopped:
             return
         if self._drained is None:
-            self._pause()
-            self._suspended = False
+            self._accepting.pause()
             # Linux queues one more than listen(2) was told.
             self._remaining = backlog + 1
             self._drained = self._loop.create_future()
@@ -122,66 +121,47 @@ class Listener:
     def stop(self) -> None:
         """Accept nothing more."""
         self._stopped = True
-        self._pause()
-        self._back_off.stop()
+        self._accepting.stop()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-
-    def _pause(self) -> None:
-        if self._registered:
-            self._loop.remove_reader(self._descriptor)
-            self._registered = False
-
-    def _back_off_now(self) -> None:
-        self._pause()
-        self._back_off.start()
-        self._on_pause()
 
     def _accept_batch(self) -> None:
         if self._socket.gettimeout():
             # The program has set a time-out meanwhile: accept() would wait for that long.
             self._socket.settimeout(0)
-        for _ in range(ACCEPT_BATCH if self._drained is None else self._remaining):
-            # The previous request may have done it, if its task started eagerly.
-            if self._stopped or self._suspended:
-                return
-            if not self._may_accept():
-                self._pause()
-                self._on_pause()
-                return
-            try:
-                request, client_address = self._get_request()
-            except BlockingIOError:
-                self._back_off.emptied()
-                break
-            except (OSError, MemoryError) as error:
-                listening = is_listening(self._socket)
-                if not listening and (self._drained is not None or self._stopped):
-                    # The clients that waited were refused when the server was closed, by
-                    # get_request() itself, for example.
-                    break
-                if is_shortage(error) or not listening:
-                    self._back_off.log(error)
-                    self._back_off_now()
-                    return
-                # A connection that was gone before it was taken (ECONNABORTED, EPROTO,
-                # see accept(2)), a firewall's EPERM, or a failed handshake in somebody's
-                # get_request: as in socketserver, it concerns nobody else.
-                logger.debug("a connection could not be accepted: %s", error)
-            except BaseException as error:
-                if self._ends_server(error):
-                    break
-                logger.exception("get_request() failed")
-                self._back_off_now()
-                return
-            else:
-                self._remaining -= 1
-                try:
-                    self._on_request(request, client_address)
-                except MemoryError:
-                    # This connection is closed; the next ones wait until there is memory.
-                    self._back_off_now()
-                    return
-                self._back_off.accepted()
-        if self._drained is not None:
+        limit = ACCEPT_BATCH if self._drained is None else self._remaining
+        if self._accepting.take_batch(limit) and self._drained is not None:
             self.stop()
+
+    def _take(self) -> Taken:
+        try:
+            request, client_address = self._get_request()
+        except BlockingIOError:
+            return Taken.ALL
+        except (OSError, MemoryError) as error:
+            listening = is_listening(self._socket)
+            if not listening and (self._drained is not None or self._stopped):
+                # The clients that waited were refused when the server was closed, by
+                # get_request() itself, for example.
+                return Taken.NO_MORE
+            if is_shortage(error) or not listening:
+                self._back_off.log(error)
+                return Taken.NOT_NOW
+            # A connection that was gone before it was taken (ECONNABORTED, EPROTO,
+            # see accept(2)), a firewall's EPERM, or a failed handshake in somebody's
+            # get_request: as in socketserver, it concerns nobody else.
+            logger.debug("a connection could not be accepted: %s", error)
+            return Taken.ONE
+        except BaseException as error:
+            if self._ends_server(error):
+                return Taken.NO_MORE
+            logger.exception("get_request() failed")
+            return Taken.NOT_NOW
+        self._remaining -= 1
+        try:
+            self._on_request(request, client_address)
+        except MemoryError:
+            # This connection is closed; the next ones wait until there is memory.
+            return Taken.NOT_NOW
+        self._back_off.accepted()
+        return Taken.ONE

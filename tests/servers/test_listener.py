@@ -5,7 +5,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,6 +25,8 @@ class Backlog:
         self.fatal: list[BaseException] = []
         self.pauses = 0
         self.room = True
+        # What serves a request.
+        self.serve: Callable[[Any], object] = lambda request: None
         self.listener = Listener(
             self.clock,  # type: ignore[arg-type]
             sock,
@@ -54,6 +56,7 @@ class Backlog:
 
     def on_request(self, request: Any, client_address: Any) -> None:
         self.taken.append(request)
+        self.serve(request)
 
 
 @pytest.fixture
@@ -216,7 +219,7 @@ def test_a_closed_listening_socket_does_not_spin(
 ) -> None:
     listening.close()
     backlog.script = [OSError(errno.EBADF, "closed")]
-    backlog.listener._accept_batch()
+    backlog.clock.readable()
     assert len(backlog.clock.pending()) == 1
 
 
@@ -258,13 +261,7 @@ def test_nothing_is_accepted_after_the_request_that_stopped_it(backlog: Backlog)
     # A task that starts eagerly can run a whole shutdown in the middle of a batch, and the
     # listening socket blocks again when that returns.
     backlog.script = [1, 2]
-    stop = backlog.listener.stop
-
-    def take_and_stop(request: Any, client_address: Any) -> None:
-        backlog.taken.append(request)
-        stop()
-
-    backlog.listener._on_request = take_and_stop
+    backlog.serve = lambda request: backlog.listener.stop()
     backlog.clock.readable()
     assert backlog.taken == [1]
 
@@ -322,6 +319,31 @@ async def test_drain_waits_for_the_end_of_a_back_off(backlog: Backlog) -> None:
         callback()
     await draining
     assert backlog.taken == [1]
+
+
+async def test_drain_counts_who_was_given_up_for_want_of_memory(backlog: Backlog) -> None:
+    def take(request: Any) -> None:
+        if request == 1:
+            raise MemoryError
+
+    backlog.script = list(range(10))
+    backlog.serve = take
+    draining = asyncio.create_task(backlog.listener.drain(3))
+    await asyncio.sleep(0)
+    assert backlog.taken == [0, 1]
+    backlog.clock.next_timer()
+    for callback in backlog.clock.soon:
+        callback()
+    await draining
+    # listen(3) queues four on Linux.
+    assert backlog.taken == [0, 1, 2, 3]
+
+
+async def test_drain_of_a_suspended_listener_takes_what_waits(backlog: Backlog) -> None:
+    backlog.script = [1, 2]
+    backlog.listener.suspend()
+    await backlog.listener.drain(5)
+    assert backlog.taken == [1, 2]
 
 
 async def test_drain_ends_when_nobody_listens_any_more(
@@ -383,8 +405,8 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
     try:
         for of in ("of a request", "of another request"):
             variable.set(of)
-            listener._pause()
-            listener.resume()
+            listener.suspend()
+            listener.start()
             with socket.create_connection(listening.getsockname()):
                 await asyncio.wait_for(taken.wait(), 10)
             taken.clear()
