@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 from typing import TYPE_CHECKING
 
 from ..optional_ssl import ssl
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 # Read at once.
 _BLOCK_SIZE = 64 * 1024
+
+# Of a record of TLS (RFC 8446, 5.1): its type, two bytes for the version, two for its length.
+_HEADER_SIZE = 5
+_ALERT = 21
+# TLS 1.3 hides the type of each record in it (5.2): an alert of two bytes, the type, and a tag.
+_HIDDEN_ALERT_SIZE = 2 + 1 + 16
 
 
 class ChannelEnd:
@@ -62,6 +69,8 @@ class SSLSocketEnd:
         self._file = secured.makefile("rb", buffering=0)
         self._end_said = False
         self._end_heard = False
+        # While OpenSSL cannot read any more.
+        self._records: _Records | None = None
         self._is_plain = False
 
     def fileno(self) -> int:
@@ -74,15 +83,19 @@ class SSLSocketEnd:
             return
         self._drop_input()
         send_at_once(self._secured)
+        # OpenSSL does not tell any more once it has failed.
+        version = self._secured.version()
         try:
             self._secured.unwrap()
             self._end_heard = True
         except ssl.SSLWantWriteError:
             raise _would_block() from None
-        except ssl.SSLError:
+        except ssl.SSLError as error:
             # Most often SSLWantReadError: the client's end has not come. Once TLS has
             # failed nothing may be said any more.
-            pass
+            if error.reason == "APPLICATION_DATA_AFTER_CLOSE_NOTIFY":
+                # Something came behind what was dropped. OpenSSL reads nothing after that.
+                self._records = _Records(hide_types=version == "TLSv1.3")
         self._end_said = True
 
     def _drop_input(self) -> None:
@@ -101,6 +114,10 @@ class SSLSocketEnd:
             return self._secured.recv(bufsize)
         if self._end_heard:
             return b""
+        if self._records is not None:
+            data = socket.socket.recv(self._secured, bufsize)
+            self._end_heard = not data or self._records.have_end(data)
+            return b"" if self._end_heard else data
         try:
             data = self._secured.recv(bufsize)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -118,6 +135,35 @@ class SSLSocketEnd:
     def close(self) -> None:
         """Let go of the socket, which is closed if close_request() has done so."""
         self._file.close()
+
+
+class _Records:
+    """The records of a client that are not decrypted, and whether one may be its close_notify."""
+
+    def __init__(self, *, hide_types: bool) -> None:
+        self._hide_types = hide_types
+        self._header = bytearray()
+        # Bytes of the record's body that have not come.
+        self._body = 0
+
+    def have_end(self, data: bytes) -> bool:
+        """Whether an alert begins in what comes next. Data of two bytes cannot be told from it."""
+        rest = memoryview(data)
+        while rest:
+            if self._body:
+                taken = min(self._body, len(rest))
+                self._body -= taken
+            else:
+                taken = min(_HEADER_SIZE - len(self._header), len(rest))
+                self._header += rest[:taken]
+                if len(self._header) == _HEADER_SIZE:
+                    kind, size = self._header[0], int.from_bytes(self._header[3:], "big")
+                    if kind == _ALERT or (self._hide_types and size <= _HIDDEN_ALERT_SIZE):
+                        return True
+                    self._header.clear()
+                    self._body = size
+            rest = rest[taken:]
+        return False
 
 
 def _would_block() -> BlockingIOError:

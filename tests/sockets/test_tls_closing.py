@@ -10,6 +10,7 @@ import socketserver
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from aiosocketserver import (
     TCPServer,
     ThreadingTCPServer,
 )
+from aiosocketserver.sockets.tls_ending import SSLSocketEnd
 from tests.support import until_later
 from tests.tls_support import Certificates, blocking_client, is_gone, receive_slowly
 
@@ -250,3 +252,56 @@ async def test_programs_that_wait_for_the_end_are_not_held_up(
         process.stdin.close()
         assert await process.wait() == 0
         await until_later(lambda: is_gone(server))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("size", [1, 40_000])
+def test_the_end_is_heard_behind_data_that_came_as_ours_was_said(
+    certificates: Certificates, version: ssl.TLSVersion, size: int
+) -> None:
+    class Late(ssl.SSLSocket):
+        def unwrap(self) -> socket.socket:
+            client.write(bytes(size))
+            client_side.sendall(outgoing.read())
+            return super().unwrap()
+
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = certificates.client_context().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    context = certificates.server_context()
+    context.maximum_version = version
+    context.sslsocket_class = Late
+    server_side, client_side = socket.socketpair()
+
+    def speak(what: Callable[[], object]) -> None:
+        while True:
+            try:
+                what()
+            except ssl.SSLWantReadError:
+                client_side.sendall(outgoing.read())
+                incoming.write(client_side.recv(64 * 1024))
+            else:
+                client_side.sendall(outgoing.read())
+                return
+
+    def drop_all() -> None:
+        while True:
+            assert end.recv(1000) != b""
+
+    with client_side, ThreadPoolExecutor() as pool:
+        shaken = pool.submit(context.wrap_socket, server_side, server_side=True)
+        speak(client.do_handshake)
+        secured = shaken.result()
+        assert secured.version() == client.version()
+        end = SSLSocketEnd(secured)
+        secured.close()
+        with contextlib.closing(end):
+            end.send()
+            for part in (b"more", bytes(40_000), b"more"):
+                client.write(part)
+                client_side.sendall(outgoing.read())
+                with pytest.raises(BlockingIOError):
+                    drop_all()
+            # It answers our close_notify, which it finds.
+            speak(client.unwrap)
+            assert end.recv(1000) == b""
+            assert end.recv(1000) == b""
