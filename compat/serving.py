@@ -160,6 +160,8 @@ class Serving:
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The exception handler of a loop that runs nothing else."""
+        # A signal may have struck `_call` just before that would have been put back.
+        set_running_loop(loop)
         error = context.get("exception")
         # From a signal handler that the program has set since `_hold_signals`: uvloop calls
         # it in that callback of its own.
@@ -303,7 +305,7 @@ class Serving:
                 pass
 
     def _resume(self) -> None:
-        if self._accepting is not None:
+        if self._accepting is not None and not self._ended.done():
             self._accepting.resume()
 
     def _watch(self, descriptor: int, on_readable: Callable[[], object]) -> None:

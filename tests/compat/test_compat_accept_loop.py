@@ -107,3 +107,18 @@ def test_an_attribute_of_the_program_s_that_fails_ends_serve_forever() -> None:
         with connect(server.server_address), pytest.raises(Alarm):
             server.serve_forever()
         assert client.recv(1) == b""
+
+
+def test_a_server_that_is_closed_as_it_starts_ends() -> None:
+    class Server(compat.TCPServer):
+        def fileno(self) -> int:
+            number = super().fileno()
+            # As a signal handler may, at that moment.
+            self.server_close()
+            return number
+
+    class Handler(compat.BaseRequestHandler):
+        pass
+
+    with Server(ADDRESS, Handler) as server:
+        server.serve_forever()

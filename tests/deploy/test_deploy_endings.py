@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import aiosocketserver
-from tests.deploy_support import ROOT, Command, serving_command
+from tests.deploy_support import ROOT, UNMEASURED, Command, serving_command
 from tests.port_support import free_port
 
 APPLICATION = """\
@@ -160,9 +160,6 @@ KINDS = [
 ]
 # Those that a second signal finds where the loop is gone, and others of the program.
 AFTER_THE_LOOP = ["executor of the module", "thread", "exit function"]
-# Not measured: coverage writes what it has seen as an exit function and in os._exit(). A process
-# that is cut while its main thread ends does both at once, in two threads, which crashes there.
-UNMEASURED = {name: "" for name in os.environ if name.startswith("COVERAGE_PROCESS_")}
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), **UNMEASURED}
 
 

@@ -383,7 +383,7 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
 ) -> None:
     listening.setblocking(False)
     seen: list[str] = []
-    taken = asyncio.Event()
+    taken, paused = asyncio.Event(), asyncio.Event()
     room = True
 
     def take(request: socket.socket, client_address: Any) -> None:
@@ -399,15 +399,18 @@ async def test_connections_see_the_context_of_who_started_never_of_who_made_room
         may_accept=lambda: room,
         on_request=take,
         ends_server=lambda error: False,
-        on_pause=lambda: None,
+        on_pause=paused.set,
     )
     listener.start()
     try:
         for of in ("of a request", "of another request"):
             variable.set(of)
-            listener.suspend()
-            listener.start()
+            room = False
             with socket.create_connection(listening.getsockname()):
+                await asyncio.wait_for(paused.wait(), 10)
+                paused.clear()
+                room = True
+                listener.resume()
                 await asyncio.wait_for(taken.wait(), 10)
             taken.clear()
         with socket.create_connection(listening.getsockname()):
