@@ -160,8 +160,10 @@ class Serving:
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The exception handler of a loop that runs nothing else."""
-        # A signal may have struck `_call` just before that would have been put back.
-        set_running_loop(loop)
+        if "handle" in context:
+            # From a callback. A signal may have struck `_call` in it, just before that would have
+            # been put back. Anything else may come from a finaliser, in any thread.
+            set_running_loop(loop)
         error = context.get("exception")
         # From a signal handler that the program has set since `_hold_signals`: uvloop calls
         # it in that callback of its own.

@@ -1,5 +1,7 @@
 """The accept loop under a legacy server: what strikes it between requests ends the serving."""
 
+import asyncio
+import logging
 import sys
 from types import FrameType
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 from aiosocketserver import compat
 from aiosocketserver.compat import serving
 from aiosocketserver.servers import accept_loop
-from tests.compat_support import LOOP_NAMES, connect, implementation
+from tests.compat_support import LOOP_NAMES, ask, connect, implementation, in_thread
 
 ADDRESS = ("127.0.0.1", 0)
 OURS = {accept_loop.__file__, serving.__file__}
@@ -122,3 +124,23 @@ def test_a_server_that_is_closed_as_it_starts_ends() -> None:
 
     with Server(ADDRESS, Handler) as server:
         server.serve_forever()
+
+
+@pytest.mark.parametrize("mixed", [compat.TCPServer, compat.ThreadingTCPServer])
+def test_an_error_that_a_finaliser_tells_leaves_no_running_loop(
+    mixed: type[compat.TCPServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    # Here it is wanted.
+    caplog.set_level(logging.CRITICAL, "asyncio")
+
+    class Handler(compat.BaseRequestHandler):
+        def handle(self) -> None:
+            (serving,) = server._aiosocketserver.servings
+            # As that of a task which is forgotten does.
+            serving.loop.call_exception_handler({"message": "of a finaliser"})
+            asyncio.run(asyncio.sleep(0))
+            self.request.sendall(b"answer")
+
+    with mixed(ADDRESS, Handler) as server, in_thread(server.serve_forever):
+        assert ask(server.server_address) == b"answer"
+        server.shutdown()
