@@ -15,10 +15,6 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Variables of a process that is cut. Coverage writes what it has seen as an exit function and in
-# os._exit(): one that is cut while its main thread ends does both at once, in two threads, which
-# crashes there.
-UNMEASURED = {name: "" for name in os.environ if name.startswith("COVERAGE_PROCESS_")}
 
 # What a service tells at its start, after its log format's own beginning of a line.
 SERVING = re.compile(r"(?:^|\] )serving .* on ")

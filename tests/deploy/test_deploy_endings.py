@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import aiosocketserver
-from tests.deploy_support import ROOT, UNMEASURED, Command, serving_command
+from tests.deploy_support import ROOT, Command, serving_command
 from tests.port_support import free_port
 
 APPLICATION = """\
@@ -160,7 +160,7 @@ KINDS = [
 ]
 # Those that a second signal finds where the loop is gone, and others of the program.
 AFTER_THE_LOOP = ["executor of the module", "thread", "exit function"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), **UNMEASURED}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def begin(command: Command, kind: str) -> None:
@@ -179,9 +179,7 @@ def services(folder: Path, kinds: Sequence[str], *more: str) -> Generator[dict[s
         for kind in kinds:
             target = "stuck:threading_server" if kind == "legacy handler" else "stuck:Handler"
             arguments = (target, "--bind", "tcp://127.0.0.1:0", *more)
-            commands[kind] = stack.enter_context(
-                serving_command(folder, *arguments, environment=UNMEASURED)
-            )
+            commands[kind] = stack.enter_context(serving_command(folder, *arguments))
         for kind, command in commands.items():
             command.until(r"\] serving ")
             begin(command, kind)

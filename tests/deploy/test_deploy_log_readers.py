@@ -18,7 +18,7 @@ from typing import IO, Any
 import pytest
 
 from aiosocketserver.deploy import log_output
-from tests.deploy_support import APPLICATION, ROOT, UNMEASURED, ask, get, metrics
+from tests.deploy_support import APPLICATION, ROOT, ask, get, metrics
 from tests.port_support import free_port
 
 # A handler's own records, of which none is held back: tracebacks are, when there are many.
@@ -85,7 +85,7 @@ class Service:
             [sys.executable, *command],
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **streams.get("environment", {})},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=streams.get("stdout", subprocess.PIPE),
             stderr=streams.get("stderr", subprocess.PIPE),
             preexec_fn=streams.get("preexec_fn"),
@@ -350,9 +350,7 @@ def test_a_start_that_fails_is_told_or_given_up(workers: str, tmp_path: Path) ->
     ours, theirs = os.pipe()
     with open(ours, "rb") as pipe:
         fill(pipe)
-        # What cannot be told in time is cut.
-        kept: dict[str, Any] = {"stderr": theirs, "environment": UNMEASURED}
-        service = Service(tmp_path, "wrong:Echo", "--workers", workers, **kept)
+        service = Service(tmp_path, "wrong:Echo", "--workers", workers, stderr=theirs)
         try:
             os.close(theirs)
             assert service.process.wait(30) == 2
