@@ -7,13 +7,12 @@ import contextlib
 import inspect
 import logging
 import os
-import signal
-import socket
 import threading
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, cast
 
 from aiosocketserver.cpython import enter_loop, leave_loop, set_running_loop
+from aiosocketserver.signal_wakeups import woken_by_signals
 
 LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
 
@@ -94,7 +93,7 @@ def new_loop(factory: LoopFactory) -> Generator[asyncio.AbstractEventLoop]:
         # Not runner.run(): its Ctrl-C cancels a task, where a plain handler, which
         # blocks the loop, has to be interrupted.
         loop = runner.get_loop()
-        with _woken_by_signals(loop):
+        with woken_by_signals(loop):
             yield loop
 
 
@@ -116,32 +115,3 @@ def _without_log_records() -> Generator[None]:
         yield
     finally:
         logger.removeFilter(passes)
-
-
-@contextlib.contextmanager
-def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Generator[None]:
-    """Have signals wake the loop, which calls Python's handlers for them when it runs.
-
-    One that comes just before the loop waits would else be seen after the next event.
-    socketserver's loop sees it at its next poll.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        try:
-            loop.add_reader(ours, ours.recv, 4096)
-        except NotImplementedError:
-            # Nothing can be served on such a loop, which is told where that is tried.
-            yield
-            return
-        # A loop around this one may have had it, and has it back afterwards.
-        before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-            loop.remove_reader(ours)

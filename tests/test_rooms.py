@@ -9,6 +9,7 @@ ROOMS = [
     "errors",
     "version",
     "cpython",
+    "signal_wakeups",
     "optional_ssl",
     "logs",
     "options",

@@ -32,6 +32,7 @@ from ..cpython import (
 )
 from ..requests.children import flush_standard_streams
 from ..requests.threads import end_all_idle
+from ..signal_wakeups import woken_by_signals
 from . import log_output
 
 logger = logging.getLogger("aiosocketserver.deploy")
@@ -232,19 +233,20 @@ def run_to_end(
     executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
     loop.set_default_executor(executor)
     try:
-        return loop.run_until_complete(make())
+        with woken_by_signals(loop):
+            try:
+                return loop.run_until_complete(make())
+            finally:
+                seconds = _REST
+                if ending is not None:
+                    ending.begin_rest()
+                    seconds = ending.left
+                loop.run_until_complete(_end_loop(loop, executor, seconds))
+                if ending is None:
+                    _tell((t for t in threads_of(executor) if t.is_alive()), "is left behind")
     finally:
-        seconds = _REST
-        if ending is not None:
-            ending.begin_rest()
-            seconds = ending.left
-        try:
-            loop.run_until_complete(_end_loop(loop, executor, seconds))
-            if ending is None:
-                _tell((t for t in threads_of(executor) if t.is_alive()), "is left behind")
-        finally:
-            # It does not wait for an executor that the program has set itself.
-            loop.close()
+        # It does not wait for an executor that the program has set itself.
+        loop.close()
 
 
 async def _end_loop(

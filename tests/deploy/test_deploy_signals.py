@@ -45,6 +45,33 @@ def wait_for_sleep(process: int) -> int:
     return int(text.partition("Threads:")[2].split()[0])
 
 
+# The main thread is not interrupted in its wait by what another thread is sent. That looks as a
+# signal that comes just before it waits.
+ELSEWHERE = """
+import signal, socketserver, threading
+class Signals(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"begun\\n")
+        signal.pthread_kill(threading.get_ident(), int(self.rfile.readline()))
+        self.rfile.read()
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_does_not_interrupt_the_wait(
+    number: signal.Signals, loop: str, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    arguments = ("elsewhere:Signals", *BIND, "--loop", loop)
+    with serving_application(tmp_path, *arguments) as command:
+        with begun(command.ports[0]) as client:
+            wait_for_sleep(command.process.pid)
+            client.sendall(b"%d\n" % number)
+            command.until(f"{number.name}: draining")
+        assert command.wait() == 0
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("handler", ["Stuck", "Blocks", "LegacyStuck"])
 def test_the_second_signal_ends_it_at_once(handler: str, workers: str, tmp_path: Path) -> None:
