@@ -9,6 +9,8 @@
 #   make lint      the linters and type checkers only
 #   make docs      build the documentation site into site/
 #   make pictures  take the pictures in docs/pictures again: Chromium is needed
+#   make native    compile the core again for all environments in .venv
+#   make sanitize  the socket tests with a core that tells of each misuse of memory
 #   make format    put the code into the form that `make lint` asks for
 #   make mutants   put known faults into copies of the package: the tests must catch each
 #   make bench     measure servers here and elsewhere; ARGS=--quick in two minutes, ARGS=--help
@@ -30,6 +32,7 @@ else
 endif
 OTHERS := $(filter-out $(MAIN),$(VERSIONS))
 
+NATIVE := hatch_build.py $(wildcard native/*.[ch])
 CREATED := .venv/.created-$(MAIN)
 SERVES := .venv/.installed-to-serve
 MEASURES := .venv/.installed-to-measure
@@ -46,7 +49,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What its makers have to say of the theme's successor is not for every build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: serve quick test coverage test-cpython test-foreign lint docs pictures format mutants bench soak clean
+.PHONY: serve quick test coverage test-cpython test-foreign lint docs pictures native sanitize format mutants bench soak clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVES)
@@ -80,6 +83,14 @@ pictures: $(CHECKS)
 	@$(RUN) tools/browser_pictures.py
 	@$(RUN) -m tools.terminal_pictures
 
+native: $(CREATED)
+	@for python in .venv/bin/python .venv/python*/bin/python; do \
+	    [ ! -x $$python ] || AIOSOCKETSERVER_BUILD=native $$python $(PIP_INSTALL) --no-deps . || exit 1; \
+	done
+
+sanitize: $(CHECKS)
+	@$(RUN) tools/sanitize.py
+
 format: $(CHECKS)
 	@$(RUN) -m ruff check --fix-only --quiet
 	@$(RUN) -m ruff format
@@ -104,33 +115,33 @@ $(CREATED):
 	@"$(PYTHON)" -m venv .venv
 	@touch $@
 
-$(SERVES): $(CREATED) pyproject.toml
+$(SERVES): $(CREATED) pyproject.toml $(NATIVE)
 	@echo "installing the package with uvloop"
 	@$(RUN) $(PIP_INSTALL) '.[uvloop]'
 	@touch $@
 
-$(MEASURES): $(CREATED) pyproject.toml
+$(MEASURES): $(CREATED) pyproject.toml $(NATIVE)
 	@echo "installing what is measured"
 	@$(RUN) $(PIP_INSTALL) '.[bench]'
 	@touch $@
 
-$(DOCUMENTS): $(CREATED) pyproject.toml
+$(DOCUMENTS): $(CREATED) pyproject.toml $(NATIVE)
 	@echo "installing what the documentation is built with"
 	@$(RUN) $(PIP_INSTALL) '.[docs]'
 	@touch $@
 
-$(CHECKS): $(CREATED) pyproject.toml
+$(CHECKS): $(CREATED) pyproject.toml $(NATIVE)
 	@echo "installing what the checks need"
 	@$(RUN) $(PIP_INSTALL) '.[dev]'
 	@touch $@
 
-.venv/python%/.installed-to-test: $(CREATED) pyproject.toml
+.venv/python%/.installed-to-test: $(CREATED) pyproject.toml $(NATIVE)
 	@echo "installing what the tests need (Python $*)"
 	@"$$(tools/pythons $*)" -m venv .venv/python$*
 	@.venv/python$*/bin/python $(PIP_INSTALL) '.[test]'
 	@touch $@
 
-$(FOREIGN): $(CREATED) pyproject.toml tools/foreign/requirements.txt tools/foreign/sources.txt
+$(FOREIGN): $(CREATED) pyproject.toml $(NATIVE) tools/foreign/requirements.txt tools/foreign/sources.txt
 	@echo "installing other projects, and their tests"
 	@rm -rf .venv/foreign
 	@$(RUN) -m venv .venv/foreign

@@ -13,6 +13,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+from .compiled import native as _native
 from .errors import LimitExceeded, TimedOut
 from .greenlets.mix_in import GreenletMixIn
 from .mixed_servers import GreenletTCPServer, ThreadingTCPServer, ThreadingUDPServer
@@ -68,6 +69,9 @@ __all__ = [
     "run",
     "serving",
 ]
+
+# Whether the compiled core runs, and not the one in Python.
+native: bool = _native is not None
 
 # As in socketserver, a name is there when the system has what it stands for.
 if hasattr(os, "fork"):

@@ -10,6 +10,8 @@ ROOMS = [
     "version",
     "cpython",
     "signal_wakeups",
+    "compiled_sources",
+    "compiled",
     "optional_ssl",
     "logs",
     "options",

@@ -14,12 +14,17 @@ a diff follow for each change, after the file and the function or class that the
 there before has to be in it once, with lines of context where need be. No line numbers: a fault
 stays where the code is that it breaks, or the function is named that has changed.
 
+A fault in `native/` is compiled, and the tests run on that core; for every other one they run on
+the core in Python. In C a place is a function, from the line with its name to the brace at its end.
+
 The same tests run once without any fault as well: tests that fail anyway catch nothing.
 """
 
 import ast
 import contextlib
 import os
+import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -68,7 +73,7 @@ class Change:
         size = len(self.before)
         found = {
             n
-            for first, end in (extents(lines, self.place) if self.place else [(0, len(lines))])
+            for first, end in self._extents(lines)
             for n in range(first, end - size + 1)
             if lines[n : n + size] == self.before
         }
@@ -84,6 +89,21 @@ class Change:
             except SyntaxError as error:
                 raise UnusableError(f"{where} is no Python with it: {error}") from error
         file.write_text(text)
+
+    def _extents(self, lines: list[str]) -> list[tuple[int, int]]:
+        if not self.place:
+            return [(0, len(lines))]
+        return (extents_in_c if self.path.endswith(".c") else extents)(lines, self.place)
+
+
+def extents_in_c(lines: list[str], place: str) -> list[tuple[int, int]]:
+    """As `extents`, of a function in C."""
+    begins = re.compile(rf"\w.*\b{re.escape(place)}\(")
+    return [
+        (n, lines.index("}", n) + 1)
+        for n, line in enumerate(lines)
+        if begins.match(line) and not line.endswith(";")
+    ]
 
 
 def extents(lines: list[str], place: str) -> list[tuple[int, int]]:
@@ -139,6 +159,10 @@ class Fault:
                     change.after.append(rest)
         return fault
 
+    @property
+    def is_native(self) -> bool:
+        return any(change.path.startswith("native/") for change in self.changes)
+
     def put_into(self, folder: Path) -> None:
         """Put the fault into a copy of the project. Raises UnusableError."""
         if not (self.targets and self.description and self.changes):
@@ -193,6 +217,16 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
+def compile_native(folder: Path) -> None:
+    """Compile the core of a copy of the project. Raises UnusableError."""
+    compile_core = runpy.run_path(str(folder / "hatch_build.py"))["compile_core"]
+    try:
+        with tempfile.TemporaryDirectory() as made:
+            shutil.copy(compile_core(folder, Path(made)), folder / "aiosocketserver")
+    except Exception as error:
+        raise UnusableError(f"it cannot be compiled: {error}") from error
+
+
 def run_tests(folder: Path, target: str) -> Result:
     """Run pytest with the arguments *target* in the copy; "killed" when a test failed."""
     options = ["-x", "-q", "-p", "no:cacheprovider", "--loops", "asyncio,uvloop", "--timeout", "30"]
@@ -230,6 +264,8 @@ def try_fault(fault: Fault) -> Result:
     with copy_of_project() as folder:
         try:
             fault.put_into(folder)
+            if fault.is_native:
+                compile_native(folder)
         except UnusableError as error:
             return Result(UNUSABLE, str(error))
         seconds = 0.0
@@ -241,8 +277,10 @@ def try_fault(fault: Fault) -> Result:
         return Result(SURVIVED, "", seconds)
 
 
-def try_without_fault(target: str) -> Result:
+def try_without_fault(target: str, native: bool) -> Result:
     with copy_of_project() as folder:
+        if native:
+            compile_native(folder)
         return run_tests(folder, target)
 
 
@@ -273,12 +311,12 @@ def main(patterns: list[str]) -> int:
     if not faults:
         print("no faults found", file=sys.stderr)
         return 1
-    targets = sorted({target for fault in faults for target in fault.targets})
+    targets = sorted({(target, fault.is_native) for fault in faults for target in fault.targets})
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        without_fault = dict(zip(targets, pool.map(try_without_fault, targets), strict=True))
+        controls = list(pool.map(try_without_fault, *zip(*targets, strict=True)))
         sound = True
-        for target, control in without_fault.items():
+        for (target, _), control in zip(targets, controls, strict=True):
             if control.verdict != SURVIVED:
                 sound = False
                 print(f"fails without any fault: {target} {control.detail}", flush=True)

@@ -13,8 +13,8 @@ logger = logging.getLogger("aiosocketserver.deploy")
 
 PREFIX = "AIOSOCKETSERVER_"
 
-# Those of compat and of this project's tests.
-_OTHERS = frozenset({"GREENLETS", "REQUIRE_ALL"})
+# Those of compat, of the compiled core and of this project's tests.
+_OTHERS = frozenset({"BUILD", "GREENLETS", "NATIVE", "REQUIRE_ALL"})
 
 # What Kubernetes, and Docker's links, set in a container for a service that is called
 # aiosocketserver, or aiosocketserver-something.

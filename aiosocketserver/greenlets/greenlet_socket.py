@@ -73,13 +73,10 @@ class GreenletSocket(socket.socket):
             raise stream._in_use("receiving from")
         stream._receiving = True
         try:
-            while True:
-                if (stream._input_expected or flags) and stream._credit > 0:
-                    data = stream._try_recv(bufsize, flags)
-                    if data is not None:
-                        return data
+            while (data := stream._try_recv(bufsize, flags)) is None:
                 awaited = stream._input()
                 waiting_greenlet().wait(None if awaited is GIVE_WAY else awaited)
+            return data
         except ssl.SSLEOFError:
             # As an SSLSocket does, unless it is told not to.
             return b""
@@ -132,8 +129,7 @@ class GreenletSocket(socket.socket):
         """As `socket.sendall`."""
         stream = self._stream
         rest: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
-        stream._check_sendable()
-        sent = stream._try_send(stream._sock.send, rest, flags)
+        sent = stream._try_sendall(rest, flags)
         if sent != len(rest):
             drive(stream._finish_sendall(rest, sent, flags))
 

@@ -1,7 +1,12 @@
 """The hot path of a stream socket: one try of a system call, and what to await before the next.
 
-Whoever receives or sends asks `_input_expected` and `_credit`, tries, and awaits `_input()` or
-`_output()` when there was nothing. The loop's callbacks run the task that waits (`Waiter`).
+Whoever receives or sends tries, and awaits `_input()` or `_output()` when there was nothing: None.
+The loop's callbacks run the task that waits (`Waiter`).
+
+The compiled core (docs/compiled.md) has the usual case of `_try_recv`, `_try_recv_into`,
+`_try_sendall`, `_input` and `_on_readable`; what is not usual it leaves to the methods here that
+are named `_careful_...`, which without it are these methods.
+
 What was written is joined here, and leaves before everything else that is sent, and before the
 end of the connection (docs/decisions/0004-joined-writes.md).
 
@@ -22,18 +27,21 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from ..compiled import native
 from .credit import CALL_COST, LINE_COST, TURN_CREDIT
 from .flushes import Flushes
 from .plain_socket import PlainSocket
 from .send_queue import SendQueue
+from .stream_fields import StreamFields
 from .time_limits import TimeLimits
 from .timers import Timers
 from .traffic import Traffic
 from .waiter import GIVE_WAY, Waiter
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
     from .receive_buffer import ReceiveBuffer
-    from .tls_channel import TLSChannel
 
 R = TypeVar("R")
 
@@ -50,36 +58,21 @@ _PEEK = int(socket.MSG_PEEK)
 _NEVER_WAIT = int(socket.MSG_DONTWAIT)
 
 
-class StreamCore(PlainSocket):
+class StreamCore(PlainSocket, StreamFields):
     """A non-blocking stream socket that is received from and sent on, one try at a time."""
 
     __slots__ = (
-        "_answered",
-        "_credit",
+        "__weakref__",
         "_ends_when_draining",
         "_flush_scheduled",
         "_flushes",
-        "_half_close_requested",
-        "_input_expected",
         "_limits",
         "_opening",
         "_owner",
-        "_peer_closed",
         "_queue",
-        "_read_waiter",
-        "_received",
         "_receiving",
-        "_resuming",
-        "_sending",
-        "_sent",
-        "_timers",
-        "_tls",
-        "_traffic",
         "_unread",
-        "_watch",
-        "_write_error",
         "_write_waiter",
-        "_writer_registered",
     )
 
     def __init__(
@@ -90,45 +83,38 @@ class StreamCore(PlainSocket):
         owner: object,
         traffic: Traffic,
     ) -> None:
-        super().__init__(sock, loop)
-        # What `_sock` is from when the connection is encrypted.
-        self._tls: TLSChannel | None = None
-        # What this connection may do in one turn of the loop.
+        self._sock = sock
+        self._loop = loop
+        self._tls = None
         self._credit = TURN_CREDIT
-        # Bytes that the handler got, and those that it sent itself, without its `wfile`.
-        self._received: int = 0
-        self._sent: int = 0
-        # The same for all connections of the server.
+        self._received = 0
+        self._sent = 0
         self._traffic = traffic
 
-        # False after a short read: the next one would only tell that it would block.
         self._input_expected = True
         self._peer_closed = False
         self._receiving = False
         self._read_waiter = Waiter(loop)
-        # While the loop watches for input: what tells when it has stopped by itself.
-        self._watch: weakref.ref[Callable[[], None]] | None = None
+        self._watch = None
         # What the rfile has received and nobody has read: the beginning of a message.
         self._unread: ReceiveBuffer | None = None
 
         self._queue = SendQueue()
+        self._unsent = False
         self._sending = False
-        self._write_error: OSError | None = None
+        self._write_error = None
         self._half_close_requested = False
         self._write_waiter: Waiter | None = None
         self._writer_registered = False
-        # Set while a task runs inside a callback that flushes when it returns.
         self._resuming = False
         self._flush_scheduled = False
         self._flushes: Flushes | None = None
 
         self._limits = limits
-        # Made when there is something that is to end a wait. What follows is read there.
-        self._timers: Timers | None = Timers(limits) if limits.concern_input else None
+        self._timers = Timers(limits) if limits.concern_input else None
         # The request that this connection serves, until it is closed.
         self._owner = owner
-        # How many bytes had been received when something was last sent or written.
-        self._answered: int = 0
+        self._answered = 0
         # How much was received before the first message, and when (0: when it was accepted).
         self._opening: tuple[int, float] = (0, 0.0)
         # What the handler has said, if it has, of whether that ends its waits.
@@ -136,17 +122,14 @@ class StreamCore(PlainSocket):
 
     # Receiving
 
-    def _try_recv(self, bufsize: int, flags: int = 0) -> bytes | None:
-        """What one system call gives, or None when it would block.
-
-        For who may try: while something is expected, and there is credit.
-        """
+    def _careful_recv(self, bufsize: int, flags: int = 0) -> bytes | None:
+        """What one system call gives; None when it would block, or may not be made now."""
+        if not ((self._input_expected or flags) and self._credit > 0):
+            return None
         try:
             data = self._sock.recv(bufsize, flags)
-        except BlockingIOError as error:
-            return b"" if self._no_input(error, flags) else None
         except OSError as error:
-            raise self._mark(error) from None
+            return self._recv_failed(error, flags)
         count = len(data)
         self._credit -= count + CALL_COST
         if not flags or not flags & _PEEK:
@@ -162,6 +145,40 @@ class StreamCore(PlainSocket):
             )
             self._peer_closed = not count
         return data
+
+    def _careful_recv_into(self, buffer: WriteableBuffer, nbytes: int, flags: int) -> int | None:
+        """How much one system call gives, or None, as from `_careful_recv`."""
+        if not ((self._input_expected or flags) and self._credit > 0):
+            return None
+        try:
+            count = self._sock.recv_into(buffer, nbytes, flags)
+        except OSError as error:
+            return None if self._recv_failed(error, flags) is None else 0
+        self._count_received(count, flags)
+        if count < (nbytes or memoryview(buffer).nbytes):
+            self._input_expected = self._may_have_more(flags)
+            self._peer_closed = not count
+        return count
+
+    def _recv_failed(self, error: OSError, flags: int = 0) -> bytes | None:
+        """None when there is only to wait, `b""` when nobody waits any more; else it is raised."""
+        try:
+            if not isinstance(error, BlockingIOError):
+                raise self._mark(error) from None
+            timers = self._timers
+            if flags & _NEVER_WAIT or (timers is not None and timers.timeout == 0):
+                # Charge this call too: a handler that polls in a loop would never give way.
+                self._credit -= CALL_COST
+                raise self._mark(error) from None
+        finally:
+            # Its traceback refers to this frame: break the cycle.
+            del error
+        if timers is not None and timers.last_waits is not None and timers.is_last_wait_over(self):
+            # The server shuts down.
+            self._credit -= CALL_COST
+            return b""
+        self._input_expected = False
+        return None
 
     def _count_received(self, count: int, flags: int) -> None:
         """Count what another call than `_try_recv`, which counts by itself, has received."""
@@ -182,24 +199,8 @@ class StreamCore(PlainSocket):
     def _never_waits(self) -> bool:
         return self._timers is not None and self._timers.timeout == 0
 
-    def _no_input(self, error: BlockingIOError, flags: int) -> bool:
-        """Nothing is there now: whether that is the end, because the server shuts down."""
-        timers = self._timers
-        if flags & _NEVER_WAIT or (timers is not None and timers.timeout == 0):
-            # Charge this call too: otherwise a handler that polls in a loop would never give way.
-            self._credit -= CALL_COST
-            raise self._mark(error) from None
-        if timers is not None and timers.last_waits is not None and timers.is_last_wait_over(self):
-            self._credit -= CALL_COST
-            return True
-        self._input_expected = False
-        return False
-
     async def _receive(self, attempt: Callable[[], R | None], flags: int) -> R:
-        """Try until there is input, or the end.
-
-        `recv` and `recv_into` do so by themselves: a coroutine in between costs them a third.
-        """
+        """Try until there is input, or the end."""
         if self._receiving:
             raise self._in_use("receiving from")
         self._receiving = True
@@ -213,12 +214,12 @@ class StreamCore(PlainSocket):
         finally:
             self._receiving = False
 
-    def _input(self) -> Awaitable[None]:
+    def _careful_input(self) -> Awaitable[None]:
         """What to await before another try to receive."""
         if self._credit <= 0:
             self._credit = TURN_CREDIT
             return GIVE_WAY
-        if self._queue.queued != self._queue.sent:
+        if self._unsent:
             self._send_pending()
         timers = self._timers
         if timers is not None and timers.watches_input and not timers.begin_input(self):
@@ -262,7 +263,7 @@ class StreamCore(PlainSocket):
             self._stop_watching()
             self._look_again()
 
-    def _on_readable(self) -> None:
+    def _careful_on_readable(self) -> None:
         self._input_expected = True
         self._credit = TURN_CREDIT
         # While the task runs, `_write` need not see to it that its bytes leave.
@@ -275,9 +276,7 @@ class StreamCore(PlainSocket):
             # Registered for the life of many waits, until input comes that nobody
             # waits for: each registration is a system call (decision 0003).
             self._stop_watching()
-            return
-        queue = self._queue
-        if queue.queued != queue.sent and not self._writer_registered:
+        elif self._unsent and not self._writer_registered:
             self._send_pending()
 
     # Sending
@@ -288,25 +287,43 @@ class StreamCore(PlainSocket):
         `send` is looked up for each try: a method kept over a wait would be that of a
         socket which has been closed meanwhile, and lingers, or is somebody else's.
         """
-        queue = self._queue
-        if queue.sent != queue.limit:
+        if self._unsent:
             self._send_pending()
             self._check_broken()
-            if queue.sent != queue.limit:
+            if self._queue.sent != self._queue.limit:
                 return None
         if self._credit <= 0:
             return None
         try:
             sent = send(*args)
-        except BlockingIOError:
-            return None
         except OSError as error:
-            raise self._mark(error) from None
+            self._send_failed(error)
+            return None
         self._credit -= sent + CALL_COST
         self._sent += sent
         self._traffic.sent += sent
         self._answered = self._received
         return sent
+
+    def _send_failed(self, error: OSError) -> None:
+        """Return when there is only to wait; any other error is raised."""
+        try:
+            if not isinstance(error, BlockingIOError):
+                raise self._mark(error) from None
+        finally:
+            del error
+
+    def _careful_sendall(self, rest: bytes | memoryview, flags: int) -> int | None:
+        """How much of `rest` one system call takes, or None, if one may send now."""
+        self._check_sendable()
+        return self._try_send(self._sock.send, rest, flags)
+
+    if TYPE_CHECKING or native is None:
+        _try_recv = _careful_recv
+        _try_recv_into = _careful_recv_into
+        _input = _careful_input
+        _on_readable = _careful_on_readable
+        _try_sendall = _careful_sendall
 
     async def _send_once(self, attempt: Callable[[], int | None]) -> int:
         """Try until the kernel has taken something; how much.
@@ -474,6 +491,7 @@ class StreamCore(PlainSocket):
         if self._write_error is not None or self._half_close_requested:
             self._refuse_to_send()
         pending = self._queue.append(block)
+        self._unsent = pending != 0
         self._answered = self._received
         self._credit -= len(block) + LINE_COST
         if pending >= WRITE_LIMIT or self._credit <= 0:
@@ -507,6 +525,7 @@ class StreamCore(PlainSocket):
             if self._flushes is not None:
                 self._flushes.fail(functools.partial(self._again, error))
         self._traffic.sent += queue.sent - before
+        self._unsent = queue.queued != queue.sent
         if self._flushes is not None:
             self._flushes.wake(queue.sent)
         if self._half_close_requested and not queue and not self._sending:
@@ -516,6 +535,7 @@ class StreamCore(PlainSocket):
         """Drop what was written: it cannot leave. Whoever sends or writes next gets the error."""
         self._write_error = error
         self._queue.clear()
+        self._unsent = False
 
     def _half_close(self) -> None:
         if self._write_error is None:

@@ -93,10 +93,11 @@ class DatagramSocket(PlainSocket):
     the thread of the loop that the server runs on.
     """
 
-    __slots__ = ("_arrival", "_output")
+    __slots__ = ("__weakref__", "_arrival", "_loop", "_output", "_sock")
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(sock, loop)
+        self._sock = sock
+        self._loop = loop
         self._output = _Output(sock, loop)
         # What is told of the datagram; None when that is nothing.
         self._arrival: Arrival | None = None

@@ -64,8 +64,7 @@ class SocketReader:
         try:
             line = buffer.take_until(b"\n", limit)
             while line is None:
-                may_try = sock._input_expected and sock._credit > 0
-                if not may_try or (data := sock._try_recv(self._segment_size)) is None:
+                if (data := sock._try_recv(self._segment_size)) is None:
                     await sock._input()
                 elif data:
                     line = buffer.feed_until(data, b"\n", limit)
@@ -97,8 +96,7 @@ class SocketReader:
         try:
             line = buffer.take_until(b"\n", limit)
             while line is None:
-                may_try = sock._input_expected and sock._credit > 0
-                if not may_try or (data := sock._try_recv(self._segment_size)) is None:
+                if (data := sock._try_recv(self._segment_size)) is None:
                     await sock._input()
                 elif data:
                     line = buffer.feed_until(data, b"\n", limit)

@@ -33,13 +33,12 @@ def mark(error: E, connection: object) -> E:
 
 
 class PlainSocket:
-    """A non-blocking view of a socket that a loop watches."""
+    """A non-blocking view of a socket that a loop watches; its classes have the two fields."""
 
-    __slots__ = ("__weakref__", "_loop", "_sock")
+    __slots__ = ()
 
-    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-        self._sock = sock
-        self._loop = loop
+    _sock: socket.socket
+    _loop: asyncio.AbstractEventLoop
 
     def __repr__(self) -> str:
         return f"<{self.__class__.__name__} of {printable(repr(self._sock))}>"

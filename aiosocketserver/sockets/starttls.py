@@ -72,10 +72,7 @@ async def _shake_hands(sock: StreamCore, context: ssl.SSLContext) -> TLSChannel:
     channel = TLSChannel(sock._sock, context, sock._register_writer)
     done = False
     while not done:
-        while (
-            not (sock._input_expected and sock._credit > 0)
-            or (received := _try_recv_uncounted(sock)) is None
-        ):
+        while (received := _try_recv_uncounted(sock)) is None:
             await sock._input()
         # It is not counted, but the client has begun to speak.
         sock._opening = sock._received, sock._loop.time()

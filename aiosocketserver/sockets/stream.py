@@ -89,12 +89,9 @@ class StreamSocket(StreamCore):
             raise self._in_use("receiving from")
         self._receiving = True
         try:
-            while True:
-                if (self._input_expected or flags) and self._credit > 0:
-                    data = self._try_recv(bufsize, flags)
-                    if data is not None:
-                        return data
+            while (data := self._try_recv(bufsize, flags)) is None:
                 await self._input()
+            return data
         finally:
             self._receiving = False
 
@@ -104,27 +101,11 @@ class StreamSocket(StreamCore):
             raise self._in_use("receiving from")
         self._receiving = True
         try:
-            while True:
-                if (self._input_expected or flags) and self._credit > 0:
-                    count = self._try_recv_into(buffer, nbytes, flags)
-                    if count is not None:
-                        return count
+            while (count := self._try_recv_into(buffer, nbytes, flags)) is None:
                 await self._input()
+            return count
         finally:
             self._receiving = False
-
-    def _try_recv_into(self, buffer: WriteableBuffer, nbytes: int, flags: int) -> int | None:
-        try:
-            count = self._sock.recv_into(buffer, nbytes, flags)
-        except BlockingIOError as error:
-            return 0 if self._no_input(error, flags) else None
-        except OSError as error:
-            raise self._mark(error) from None
-        self._count_received(count, flags)
-        if count < (nbytes or memoryview(buffer).nbytes):
-            self._input_expected = self._may_have_more(flags)
-            self._peer_closed = not count
-        return count
 
     async def recvmsg(
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0
@@ -142,10 +123,8 @@ class StreamSocket(StreamCore):
             data, ancillary, message_flags, address = self._sock.recvmsg(
                 bufsize, ancbufsize, flags | CLOSE_ON_EXEC
             )
-        except BlockingIOError as error:
-            return (b"", [], 0, None) if self._no_input(error, flags) else None
         except OSError as error:
-            raise self._mark(error) from None
+            return None if self._recv_failed(error, flags) is None else (b"", [], 0, None)
         count = len(data)
         self._count_received(count, flags)
         # A message with descriptors ends a read early, so a short one says nothing of
@@ -207,9 +186,8 @@ class StreamSocket(StreamCore):
     async def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Return when the kernel has all of `data`. The time-out is for the whole call."""
         rest: bytes | memoryview = data if type(data) is bytes else memoryview(data).cast("B")
-        self._check_sendable()
         # Most often the kernel takes it all at once, and nobody can come in between.
-        if (sent := self._try_send(self._sock.send, rest, flags)) != len(rest):
+        if (sent := self._try_sendall(rest, flags)) != len(rest):
             await self._finish_sendall(rest, sent, flags)
 
     async def _finish_sendall(self, rest: bytes | memoryview, sent: int | None, flags: int) -> None:
@@ -341,6 +319,7 @@ class StreamSocket(StreamCore):
             sock = tls.sock
         # What a sendall() under way still holds back would come after a torn message.
         queue, self._queue = self._queue, SendQueue()
+        self._unsent = False
         self._sent += queue.sent
         self._count_sent(queue.limit - queue.sent)
         sent = queue.sent == queue.limit

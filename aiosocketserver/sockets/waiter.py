@@ -12,7 +12,9 @@ import asyncio
 import weakref
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ..compiled import native
 
 # Used as `result` when there is no error: any C callable without arguments will do, because
 # its return value is ignored.
@@ -25,7 +27,7 @@ CLOCK_RESOLUTION = 0.001
 _NO_CONTEXT = Context()
 
 
-class Waiter:
+class PythonWaiter:
     """A place where one task waits; used again for every wait on one side of a socket.
 
     `resume` may only be called by the loop itself (a reader or writer callback): run
@@ -120,6 +122,12 @@ class Waiter:
         finally:
             # The error's traceback refers to this frame: break the cycle.
             del error
+
+
+Waiter = PythonWaiter
+if native is not None and not TYPE_CHECKING:
+    # native/waiter.c
+    Waiter = native.Waiter
 
 
 class GiveWay:

@@ -67,14 +67,14 @@ def test_quick_start_works_word_for_word(
 
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py"):
         shutil.copy(ROOT / name, checkout)
-    for name in ("aiosocketserver", "compat"):
+    for name in ("aiosocketserver", "compat", "native"):
         shutil.copytree(
             ROOT / name,
             checkout / name,
             symlinks=True,
-            ignore=shutil.ignore_patterns("__pycache__"),
+            ignore=shutil.ignore_patterns("__pycache__", "*.so"),
         )
     installing = ["sh", "-e", "-c", "\n".join(install)]
     subprocess.run(installing, cwd=checkout, env=environment, check=True)

@@ -30,11 +30,11 @@ def test_the_tutorial_word_for_word(tmp_path: Path, require_program: Callable[[s
 def copy_of_the_repository(folder: Path) -> None:
     """What pip needs of it."""
     folder.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py"):
         shutil.copy(ROOT / name, folder)
-    without_caches = shutil.ignore_patterns("__pycache__")
-    for name in ("aiosocketserver", "compat"):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=without_caches)
+    made = shutil.ignore_patterns("__pycache__", "*.so")
+    for name in ("aiosocketserver", "compat", "native"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=made)
 
 
 def variables_of_a_newcomer(home: Path) -> dict[str, str]:
