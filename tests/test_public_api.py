@@ -129,7 +129,8 @@ def test_the_version_is_told_in_one_place() -> None:
     assert "version" not in project
     assert project["dynamic"] == ["version"]
     told = run("from aiosocketserver.deploy.command_line import cli; cli(['--version'])")
-    assert told.split()[-1] == aiosocketserver.__version__
+    core = "compiled core" if aiosocketserver.native else "core in Python"
+    assert told.endswith(f" {aiosocketserver.__version__} ({core})")
 
 
 def test_every_name_of_socketserver_is_here() -> None:

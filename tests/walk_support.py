@@ -11,7 +11,8 @@
 - With a title, a terminal goes on in the next block of the same title. What is typed there
   comes after a prompt, which ends in `> `.
 
-Ports, process ids, times and the version of Python may differ from those on the page.
+Ports, process ids, times, the version of Python and the kind of core may differ from those on
+the page.
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ _VARYING = re.compile(
     r"|(?<=\('127\.0\.0\.1', )\d+"  # the port of a client
     r"|\d+(?= requests finished)"  # a client that leaves just before may be one of them
     r"|(?<=Python )\d[\d.]+\d"
+    r"|compiled core|core in Python"  # as it could be installed
 )
 
 # Leaves the variables that the command has set to those that follow.

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from ..compiled import CORE
 from ..migrate.command import migrate
 from ..version import __version__
 from .ending import Ending, leave
@@ -111,7 +112,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__)
+@click.version_option(f"{__version__} ({CORE})")
 def cli() -> None:
     """Servers from handler classes."""
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
+from ..compiled import CORE
 from ..options.keywords import ServerOptions
 from ..requests.partials import without_arguments
 from ..servers.socket_server import SocketServer
@@ -165,7 +166,8 @@ class _Deployment:
         number = f"{workers} workers" if workers > 1 else "1 process"
         status = f"serving {name} on {places}"
         self._notifier.ready(status)
-        logger.info("%s (%s, %s, Python %s)", status, number, self._loop, platform.python_version())
+        version = platform.python_version()
+        logger.info("%s (%s, %s, %s, Python %s)", status, number, self._loop, CORE, version)
 
     def serve_here(self) -> int:
         """Serve in this process."""
